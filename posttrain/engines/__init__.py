@@ -1,0 +1,1 @@
+"""Engines turn messages into text: the same rows give the same bytes."""

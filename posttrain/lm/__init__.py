@@ -1,0 +1,1 @@
+"""Models, tokens and training: torch and transformers live here, imported inside functions where the CLI passes."""
