@@ -1,0 +1,1 @@
+"""Text in, rows out: the story world and everything that turns text into training rows."""

@@ -1,0 +1,167 @@
+"""Tell short children's stories in which a noun, a verb and an adjective carry the plot.
+
+A story is a pure function of its arguments, so that any row of any data set can be told again alone. In the
+spirit of TinyStories (Eldan & Li, 2023); every sentence is written for this project.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from data_gen.storyworld import FEATURES, Beat, Choice, Plot, World, load_world
+
+SHORTEST, LONGEST = 80, 140  # words
+CHANCE = {
+    "dialogue": 0.5,
+    "moral value": 0.35,
+    "plot twist": 0.25,
+    "bad ending": 0.15,
+    "foreshadowing": 0.35,
+    "conflict": 0.3,
+}
+ROLES = ("hero", "pal", "animal", "grownup")
+AN_EXCEPTIONS = ("uni", "use", "uku")
+
+
+@dataclass(frozen=True)
+class Story:
+    """A story, the (noun, verb, adjective) it is built on, and what it shows."""
+
+    text: str
+    words: tuple[str, str, str]
+    features: tuple[str, ...]
+    characters: tuple[str, ...]
+    summary: str
+
+
+class Cast(dict[str, str]):
+    """The values of a story's slots. `a_x` is x with its article; a capital first letter capitalises."""
+
+    def __missing__(self, key: str) -> str:
+        if key[0].isupper():
+            value = self[key[0].lower() + key[1:]]
+            return value[0].upper() + value[1:]
+        if key.startswith("a_"):
+            value = self[key[2:]]
+            return f"{article(value)} {value}"
+        raise KeyError(key)
+
+
+def article(word: str) -> str:
+    """`a` or `an`, by the sound of the word that follows."""
+    return "an" if word[0] in "aeiou" and not word.startswith(AN_EXCEPTIONS) else "a"
+
+
+def stable_random(*key: object) -> random.Random:
+    """A generator that depends on the key alone, on every machine and in every process."""
+    return random.Random(sha256(repr(key).encode()).digest())
+
+
+def required_words(rng: random.Random, world: World, words: Sequence[str]) -> tuple[str, str, str]:
+    """The given words, each in its class, and drawn words for the classes that are not given."""
+    chosen: dict[str, str] = {}
+    classes = {"noun": world.nouns, "verb": tuple(world.verbs), "adjective": world.adjectives}
+    for word in words:
+        kinds = [kind for kind, known in classes.items() if word in known]
+        if not kinds or kinds[0] in chosen:
+            problem = f"a second {kinds[0]}" if kinds else "not in data_gen/world"
+            raise ValueError(
+                f"words {list(words)}: {word!r} is {problem}; give one noun, verb or adjective each."
+            )
+        chosen[kinds[0]] = word
+    drawn = {kind: rng.choice(known) for kind, known in classes.items()} | chosen
+    return drawn["noun"], drawn["verb"], drawn["adjective"]
+
+
+def pronouns(prefix: str, is_girl: bool) -> dict[str, str]:
+    """The slots he, him, his of one person."""
+    forms = ("she", "her", "her") if is_girl else ("he", "him", "his")
+    return {prefix + slot: form for slot, form in zip(("he", "him", "his"), forms, strict=True)}
+
+
+def draw_cast(rng: random.Random, world: World, words: tuple[str, str, str]) -> Cast:
+    """People, place and fillers of one story. The friend is of the other sex: pronouns stay clear."""
+    noun, verb, adjective = words
+    is_girl = rng.random() < 0.5
+    heroes, friends = (world.girls, world.boys) if is_girl else (world.boys, world.girls)
+    kind, animal = rng.sample(world.animals, 2)
+    place = rng.choice(world.places)
+    if rng.random() < 0.7:
+        kind = "girl" if is_girl else "boy"
+    return Cast(
+        {slot: rng.choice(values) for slot, values in world.fillers.items()},
+        hero=rng.choice(heroes),
+        kind=kind,
+        pal=rng.choice(friends),
+        animal=animal,
+        grownup=rng.choice(world.grownups),
+        place=place.place,
+        at=place.at,
+        spot=rng.choice(place.spots),
+        noun=noun,
+        verb=verb,
+        verbed=world.verbs[verb],
+        adj=adjective,
+        **pronouns("", is_girl),
+        **pronouns("pal_", not is_girl),
+    )
+
+
+def draw_features(rng: random.Random, plot: Plot, wanted: Sequence[str]) -> frozenset[str]:
+    """The wanted features, those the plot always shows, and some that it can show."""
+    extra = {name for name in FEATURES if rng.random() < CHANCE[name]}
+    return plot.always | set(wanted) | (extra & plot.optional)
+
+
+def say(
+    rng: random.Random, beats: Sequence[Beat], cast: Cast, shown: frozenset[str], used: set[str]
+) -> list[str]:
+    """The sentences of some beats; the slots that were filled are added to `used`."""
+    sentences = []
+    for beat in beats:
+        if isinstance(beat, Choice):
+            line = rng.choice(beat.lines)
+            used |= line.slots
+            sentences.append(line.template.format_map(cast))
+        else:
+            sentences += say(rng, beat.shown if beat.feature in shown else beat.hidden, cast, shown, used)
+    return sentences
+
+
+def tell(seed: int, index: int, *, words: Sequence[str] = (), features: Sequence[str] = ()) -> Story:
+    """Story `index` of `seed`: with these words (one a class) and at least these features."""
+    world, wanted = load_world(), frozenset(features)
+    plots = [plot for plot in world.plots if wanted <= plot.always | plot.optional]
+    if not plots:
+        raise ValueError(f"features {sorted(wanted)}: no plot in data_gen/world shows them together.")
+    rng = stable_random("story", seed, index, tuple(words), tuple(sorted(wanted)))
+    chosen = required_words(rng, world, words)
+    while True:  # a draw that is too short or too long is drawn again; a test holds that few are
+        plot = rng.choice(plots)
+        cast = draw_cast(rng, world, chosen)
+        shown = draw_features(rng, plot, features)
+        used: set[str] = set()
+        told = [" ".join(say(rng, beats, cast, shown, used)) for beats in plot.paragraphs]
+        text = "\n\n".join(told)
+        if SHORTEST <= len(text.split()) <= LONGEST and 2 <= text.count(chosen[0]) <= 6:
+            break
+    if '"' in text:
+        shown |= {"dialogue"}
+    summary = plot.summary.template.format_map(cast)
+    used |= plot.summary.slots
+    return Story(
+        text=text,
+        words=chosen,
+        features=tuple(name for name in FEATURES if name in shown),
+        characters=(
+            cast["hero"],
+            *(cast[role] for role in ("pal", "animal", "grownup") if appears(role, used)),
+        ),
+        summary=summary[0].upper() + summary[1:],
+    )
+
+
+def appears(role: str, used: set[str]) -> bool:
+    """Whether a line that was told names this role."""
+    return bool(used & {role, role.capitalize(), f"a_{role}", f"A_{role}"})

@@ -1,0 +1,144 @@
+"""The words, people, places and plots of the story world, read once from `data_gen/world/*.yaml`.
+
+They are data so that a person can read and extend them without touching code; they are compiled to plain
+format strings here so that telling a story costs a few dozen string operations.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+FEATURES = ("dialogue", "moral value", "plot twist", "bad ending", "foreshadowing", "conflict")
+WORLD = Path(__file__).parent / "world"
+
+
+class Line(NamedTuple):
+    """One way to say something: a format string and the slots that it fills."""
+
+    template: str
+    slots: frozenset[str]
+
+
+class Choice(NamedTuple):
+    """Several lines that mean the same."""
+
+    lines: tuple[Line, ...]
+
+
+class Branch(NamedTuple):
+    """Beats that are told when the story shows `feature`, and beats that are told when it does not."""
+
+    feature: str
+    shown: "tuple[Beat, ...]"
+    hidden: "tuple[Beat, ...]"
+
+
+Beat = Choice | Branch
+
+
+class Plot(NamedTuple):
+    """Paragraphs of beats; `optional` are the features that its branches can switch on."""
+
+    name: str
+    always: frozenset[str]
+    optional: frozenset[str]
+    summary: Line
+    paragraphs: tuple[tuple[Beat, ...], ...]
+
+
+class Place(NamedTuple):
+    """A place, how to be there, and the spots where a thing can lie there."""
+
+    place: str
+    at: str
+    spots: tuple[str, ...]
+
+
+class World(NamedTuple):
+    """Everything a story is made of."""
+
+    girls: tuple[str, ...]
+    boys: tuple[str, ...]
+    animals: tuple[str, ...]
+    grownups: tuple[str, ...]
+    nouns: tuple[str, ...]
+    verbs: Mapping[str, str]
+    adjectives: tuple[str, ...]
+    places: tuple[Place, ...]
+    fillers: Mapping[str, tuple[str, ...]]
+    plots: tuple[Plot, ...]
+
+
+def compile_line(text: str) -> Line:
+    """`$hero found $a_adj $noun.` becomes a format string with named slots."""
+    slots = re.findall(r"\$(\w+)", text)
+    return Line(re.sub(r"\$(\w+)", r"{\1}", text), frozenset(slots))
+
+
+def compile_beats(raw: Any, shared: Mapping[str, Any]) -> tuple[Beat, ...]:
+    """A beat as written (a sentence, a list of ways to say it, `if`, `use`, or a list of beats)."""
+    if isinstance(raw, str):
+        return (Choice((compile_line(raw),)),)
+    if isinstance(raw, dict) and "use" in raw:
+        return compile_beats(shared[raw["use"]], shared)
+    if isinstance(raw, dict):
+        if raw["if"] not in FEATURES:
+            raise ValueError(
+                f"data_gen/world: unknown feature {raw['if']!r}; known are {', '.join(FEATURES)}."
+            )
+        hidden = compile_beats(raw.get("else", []), shared)
+        return (Branch(raw["if"], compile_beats(raw["then"], shared), hidden),)
+    if raw and all(isinstance(item, str) for item in raw):
+        return (Choice(tuple(compile_line(item) for item in raw)),)
+    return tuple(beat for item in raw for beat in compile_beats(item, shared))
+
+
+def branch_features(beats: Sequence[Beat]) -> frozenset[str]:
+    """The features that some branch of these beats can switch on."""
+    found: set[str] = set()
+    for beat in beats:
+        if isinstance(beat, Branch):
+            found |= {beat.feature} | branch_features(beat.shown) | branch_features(beat.hidden)
+    return frozenset(found)
+
+
+def compile_plot(raw: Mapping[str, Any], shared: Mapping[str, Any]) -> Plot:
+    """One entry of a plots file."""
+    paragraphs = tuple(compile_beats(paragraph, shared) for paragraph in raw["paragraphs"])
+    optional = frozenset().union(*(branch_features(beats) for beats in paragraphs))
+    summary = compile_line(raw["summary"])
+    return Plot(raw["plot"], frozenset(raw.get("always", [])), optional, summary, paragraphs)
+
+
+def read_yaml(name: str) -> Any:
+    """The content of one file of the world."""
+    return yaml.safe_load((WORLD / name).read_text(encoding="utf-8"))
+
+
+def flatten(groups: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """All words of a file of named groups, in file order."""
+    return tuple(word for group in groups.values() for word in group)
+
+
+@cache
+def load_world() -> World:
+    """The world as written in `data_gen/world/`, compiled."""
+    names, beings, phrases = read_yaml("names.yaml"), read_yaml("animals.yaml"), read_yaml("phrases.yaml")
+    verbs = {base: past for group in read_yaml("verbs.yaml").values() for base, past in group.items()}
+    plots = [raw for path in sorted(WORLD.glob("plots*.yaml")) for raw in read_yaml(path.name)]
+    return World(
+        girls=tuple(names["girls"]),
+        boys=tuple(names["boys"]),
+        animals=tuple(beings["animals"]),
+        grownups=tuple(beings["grownups"]),
+        nouns=flatten(read_yaml("nouns.yaml")),
+        verbs=verbs,
+        adjectives=flatten(read_yaml("adjectives.yaml")),
+        places=tuple(Place(p["place"], p["at"], tuple(p["spots"])) for p in read_yaml("places.yaml")),
+        fillers={slot: tuple(values) for slot, values in phrases["fillers"].items()},
+        plots=tuple(compile_plot(raw, phrases["beats"]) for raw in plots),
+    )
