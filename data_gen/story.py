@@ -8,6 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import NamedTuple
 
 from data_gen.storyworld import FEATURES, Beat, Choice, Plot, World, load_world
 
@@ -114,18 +115,28 @@ def draw_features(rng: random.Random, plot: Plot, wanted: Sequence[str]) -> froz
     return plot.always | set(wanted) | (extra & plot.optional)
 
 
+class Told(NamedTuple):
+    """What telling has used so far: the slots that were filled and the features whose branch was taken."""
+
+    slots: set[str]
+    features: set[str]
+
+
 def say(
-    rng: random.Random, beats: Sequence[Beat], cast: Cast, shown: frozenset[str], used: set[str]
+    rng: random.Random, beats: Sequence[Beat], cast: Cast, shown: frozenset[str], told: Told
 ) -> list[str]:
-    """The sentences of some beats; the slots that were filled are added to `used`."""
+    """The sentences of some beats, noted in `told`."""
     sentences = []
     for beat in beats:
         if isinstance(beat, Choice):
             line = rng.choice(beat.lines)
-            used |= line.slots
+            told.slots.update(line.slots)
             sentences.append(line.template.format_map(cast))
+        elif beat.feature in shown:
+            told.features.add(beat.feature)
+            sentences += say(rng, beat.shown, cast, shown, told)
         else:
-            sentences += say(rng, beat.shown if beat.feature in shown else beat.hidden, cast, shown, used)
+            sentences += say(rng, beat.hidden, cast, shown, told)
     return sentences
 
 
@@ -137,29 +148,29 @@ def tell(seed: int, index: int, *, words: Sequence[str] = (), features: Sequence
         raise ValueError(f"features {sorted(wanted)}: no plot in data_gen/world shows them together.")
     rng = stable_random("story", seed, index, tuple(words), tuple(sorted(wanted)))
     chosen = required_words(rng, world, words)
-    while True:  # a draw that is too short or too long is drawn again; a test holds that few are
+    while True:  # a draw that is too short, too long or misses a feature is drawn again
         plot = rng.choice(plots)
         cast = draw_cast(rng, world, chosen)
+        told = Told(set(plot.summary.slots), set(plot.always))
         shown = draw_features(rng, plot, features)
-        used: set[str] = set()
-        told = [" ".join(say(rng, beats, cast, shown, used)) for beats in plot.paragraphs]
-        text = "\n\n".join(told)
-        if SHORTEST <= len(text.split()) <= LONGEST and 2 <= text.count(chosen[0]) <= 6:
+        text = "\n\n".join(" ".join(say(rng, beats, cast, shown, told)) for beats in plot.paragraphs)
+        if '"' in text:
+            told.features.add("dialogue")
+        if fits(text, chosen[0]) and wanted <= told.features:
             break
-    if '"' in text:
-        shown |= {"dialogue"}
     summary = plot.summary.template.format_map(cast)
-    used |= plot.summary.slots
     return Story(
         text=text,
         words=chosen,
-        features=tuple(name for name in FEATURES if name in shown),
-        characters=(
-            cast["hero"],
-            *(cast[role] for role in ("pal", "animal", "grownup") if appears(role, used)),
-        ),
+        features=tuple(name for name in FEATURES if name in told.features),
+        characters=tuple(cast[role] for role in ROLES if role == "hero" or appears(role, told.slots)),
         summary=summary[0].upper() + summary[1:],
     )
+
+
+def fits(text: str, noun: str) -> bool:
+    """Whether a story has the length of a story, and its thing is named often enough and not too often."""
+    return SHORTEST <= len(text.split()) <= LONGEST and 2 <= text.count(noun) <= 6
 
 
 def appears(role: str, used: set[str]) -> bool:
