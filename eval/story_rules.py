@@ -1,0 +1,97 @@
+"""The rule judge: five axes for a short story, from checks that need no model, no network and no key.
+
+It is a proxy. It sees what can be counted (words used, mistakes, names, loops, cue phrases) and nothing of
+meaning; its use is to notice a step that damaged a model, offline and for free. Deterministic and
+independent of row order.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eval.consistency import consistency
+from eval.creativity import Gram, Shared, creativity, grams, share
+from eval.grammar import grammar
+from eval.instruct import instruct
+from eval.plot import plot
+from eval.prose import Story, parse
+from eval.verdict import LOW, Verdict, unscored
+from eval.words import accepted, tokens
+
+AXES = ("grammar", "creativity", "consistency", "instruct", "plot")
+NOVELTY_ALLOWANCE = 2.0  # creativity stands at most this far above grammar: noise is new, too
+
+
+def _all(verdict: Verdict) -> dict[str, Verdict]:
+    return dict.fromkeys(AXES, verdict)
+
+
+def _allowed(prompt: Mapping[str, Any]) -> frozenset[str]:
+    """Words of the prompt, in all forms, which are never called non-words."""
+    asked = [*(prompt.get("words") or ()), prompt.get("first_sentence") or "", prompt.get("prompt") or ""]
+    return frozenset().union(*(accepted(word) for text in asked for word in tokens(text)))
+
+
+def _judge(
+    prompt: Mapping[str, Any], story: Story, stopped: bool, shared: Shared | None
+) -> dict[str, Verdict]:
+    if not story.words:
+        return _all(Verdict(LOW, "no words"))
+    correct, novel = grammar(story, _allowed(prompt)), creativity(story, shared)
+    if (
+        correct.score is not None
+        and novel.score is not None
+        and novel.score > correct.score + NOVELTY_ALLOWANCE
+    ):
+        novel = Verdict(round(correct.score + NOVELTY_ALLOWANCE, 2), novel.reason + "; held down by grammar")
+    return {
+        "grammar": correct,
+        "creativity": novel,
+        "consistency": consistency(story),
+        "instruct": instruct(prompt, story),
+        "plot": plot(story, stopped=stopped),
+    }
+
+
+def judge_story(
+    prompt: Mapping[str, Any], text: str, *, stopped: bool, others: Sequence[str] = ()
+) -> dict[str, Verdict]:
+    """Judge one story; `others` are answers to other prompts, each counted as a prompt of its own."""
+    if not text.strip():
+        return _all(Verdict(LOW, "empty"))
+    story = parse(text)
+    shared = share([grams(story), *(grams(parse(other)) for other in others)]) if others else None
+    return _judge(prompt, story, stopped, shared)
+
+
+def _text(row: Mapping[str, Any]) -> str | None:
+    text = row.get("text")
+    return text if isinstance(text, str) else None
+
+
+def judge_batch(
+    prompts: Mapping[str, Mapping[str, Any]], completions: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Verdict]]:
+    """Judge completions against each other, in their order; each axis of each row gets a verdict.
+
+    A row without text, or for a prompt that is not there, is unscored on every axis.
+    """
+    stories = [parse(text) if (text := _text(row)) is not None else None for row in completions]
+    answers: dict[str, set[Gram]] = {}
+    for row, story in zip(completions, stories, strict=True):
+        if story is not None and story.words:
+            answers.setdefault(str(row.get("id")), set()).update(grams(story))
+    shared = share(list(answers.values()))
+    return [_judge_row(prompts, row, story, shared) for row, story in zip(completions, stories, strict=True)]
+
+
+def _judge_row(
+    prompts: Mapping[str, Mapping[str, Any]], row: Mapping[str, Any], story: Story | None, shared: Shared
+) -> dict[str, Verdict]:
+    prompt = prompts.get(str(row.get("id")))
+    if not prompt:
+        return _all(unscored(f"no prompt with id '{row.get('id')}'"))
+    if story is None:
+        return _all(unscored("the completion has no text"))
+    if not isinstance(row.get("stopped"), bool):
+        return _all(unscored("the completion does not say whether it stopped"))
+    return _all(Verdict(LOW, "empty")) if not story.text else _judge(prompt, story, row["stopped"], shared)
