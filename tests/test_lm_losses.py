@@ -1,0 +1,156 @@
+"""The supervised-only head gives the loss and the gradients of full logits, for plain and adapted models."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from posttrain.errors import PosttrainError
+from posttrain.lm.losses import IGNORED, check_plain_head, supervised_cross_entropy
+
+torch.set_num_threads(1)
+LENGTH = 12
+
+
+def llama(tied: bool = True) -> Any:
+    torch.manual_seed(0)
+    shape = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
+    return LlamaForCausalLM(LlamaConfig(**shape, vocab_size=40, tie_word_embeddings=tied))
+
+
+def adapted(**kwargs: Any) -> Any:
+    model = get_peft_model(llama(), LoraConfig(r=2, init_lora_weights=False, task_type="CAUSAL_LM", **kwargs))
+    return model
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "tied": llama,
+    "untied": lambda: llama(tied=False),
+    "lora": lambda: adapted(target_modules="all-linear"),
+    "lora and trained tokens": lambda: adapted(target_modules="all-linear", trainable_token_indices=[3, 5]),
+    "lora on the head": lambda: adapted(target_modules=["q_proj", "lm_head"]),
+}
+every_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS.keys())
+
+
+def batch(rows: int = 3) -> tuple[Tensor, Tensor]:
+    ids = torch.randint(0, 40, (rows, LENGTH), generator=torch.Generator().manual_seed(1))
+    labels = ids.clone()
+    labels[:, : LENGTH // 2] = IGNORED
+    return ids, labels
+
+
+def full_logits_loss(model: Any, ids: Tensor, mask: Tensor | None, labels: Tensor, items: int) -> Tensor:
+    logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].reshape(-1, 40)
+    targets = labels[:, 1:].reshape(-1)
+    return torch.nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum") / items
+
+
+def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(
+    make: Callable[[], Any], ids: Tensor, mask: Tensor | None, labels: Tensor, chunk: int
+) -> None:
+    model, items = make(), 7
+    expected = full_logits_loss(model, ids, mask, labels, items)
+    wanted = gradients(model, expected)
+    loss = supervised_cross_entropy(model, ids, mask, labels, items, chunk=chunk)
+    found = gradients(model, loss)
+    assert abs(loss.item() - expected.item()) <= 1e-6 * max(1, abs(expected.item()))
+    assert found.keys() == wanted.keys() and found
+    for name, grad in wanted.items():
+        torch.testing.assert_close(found[name], grad, atol=1e-6, rtol=1e-5, msg=name)
+
+
+@every_model
+@pytest.mark.parametrize("chunk", [1, 7, LENGTH * 3, LENGTH * 3 + 1])
+def test_supervised_loss_and_gradients_equal_those_of_full_logits(
+    make: Callable[[], Any], chunk: int
+) -> None:
+    ids, labels = batch()
+    assert_same(make, ids, None, labels, chunk)
+
+
+@every_model
+def test_rows_without_supervision_change_nothing(make: Callable[[], Any]) -> None:
+    ids, labels = batch()
+    labels[:2] = IGNORED
+    assert_same(make, ids, None, labels, chunk=4)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_an_attention_mask_is_obeyed_on_both_sides(side: str) -> None:
+    ids, labels = batch()
+    mask = torch.ones_like(ids)
+    padded = slice(0, 4) if side == "left" else slice(LENGTH - 4, LENGTH)
+    mask[0, padded], labels[0, padded] = 0, IGNORED
+    assert_same(llama, ids, mask, labels, chunk=5)
+
+
+def test_right_padding_needs_no_mask() -> None:
+    ids, labels = batch()
+    mask = torch.ones_like(ids)
+    mask[1, 9:], labels[1, 9:] = 0, IGNORED
+    other = ids.clone()
+    other[1, 9:] = 0
+    with_mask = supervised_cross_entropy(llama(), ids, mask, labels)
+    without = supervised_cross_entropy(llama(), other, None, labels)
+    assert abs(with_mask.item() - without.item()) <= 1e-6
+
+
+@every_model
+def test_labels_moved_by_one_give_another_loss(make: Callable[[], Any]) -> None:
+    ids, labels = batch()
+    model = make()
+    right = supervised_cross_entropy(model, ids, None, labels, 7)
+    moved = supervised_cross_entropy(model, ids, None, labels.roll(1, dims=1), 7)
+    assert abs(right.item() - moved.item()) > 1e-3
+
+
+def test_the_first_token_is_never_a_target() -> None:
+    ids, labels = batch()
+    first = labels.clone()
+    first[:, 0] = ids[:, 0]
+    a, b = (supervised_cross_entropy(llama(), ids, None, given) for given in (labels, first))
+    assert a.item() == b.item()
+
+
+def test_a_batch_without_supervision_is_an_error_and_not_a_zero_loss() -> None:
+    ids, labels = batch()
+    with pytest.raises(PosttrainError, match="0 of 36 tokens are supervised"):
+        supervised_cross_entropy(llama(), ids, None, torch.full_like(labels, IGNORED))
+
+
+def test_bf16_autocast_stays_within_bf16_of_fp32() -> None:
+    ids, labels = batch()
+    model = adapted(target_modules="all-linear", trainable_token_indices=[3, 5])
+    exact = supervised_cross_entropy(model, ids, None, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = supervised_cross_entropy(model, ids, None, labels, chunk=4)
+    rounded.backward()  # type: ignore[no-untyped-call]
+    assert 0 < abs(rounded.item() - exact.item()) < 0.02
+
+
+def test_a_model_without_an_output_head_is_refused() -> None:
+    ids, labels = batch()
+    with pytest.raises(PosttrainError, match="LlamaModel has no output head"):
+        supervised_cross_entropy(llama().model, ids, None, labels)
+
+
+def test_a_model_that_caps_its_logits_is_refused_and_a_plain_one_is_not() -> None:
+    shape = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    config = Gemma2Config(
+        **shape, num_key_value_heads=1, head_dim=8, vocab_size=40, final_logit_softcapping=0.1
+    )
+    with pytest.raises(PosttrainError, match="changes its logits after the output head"):
+        check_plain_head(Gemma2ForCausalLM(config))
+    for make in MODELS.values():
+        check_plain_head(make())
