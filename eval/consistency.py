@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from eval.cohesion import cohesion
+from eval.cohesion import FEWEST, cohesion
 from eval.lexicons import word_class
 from eval.loops import loop_share, repeated_sentences
 from eval.prose import FUNCTION, KIN, Story
@@ -181,6 +181,9 @@ def consistency(story: Story) -> Verdict:
     """What the findings and the change of subject leave of the quality, 1 to 10."""
     found = findings(story)
     left, evidence = _subject(story)
+    if (count := len(story.sentences)) < FEWEST:
+        left *= count / FEWEST
+        evidence = [f"only {count} sentences to be consistent in"]
     for finding in found:
         left *= 1 - finding.cost
     return graded(left, [finding.evidence for finding in found] + evidence or ["nothing inconsistent found"])

@@ -73,6 +73,7 @@ def creativity(story: Story, shared: Shared | None) -> Verdict:
     inside = (
         0.5 * _scaled(words, 0.40, 0.85) + 0.25 * _scaled(pairs, 0.6, 1.0) + 0.25 * _scaled(triples, 0.7, 1.0)
     )
+    inside *= min(1.0, len(story.words) / WINDOW)
     inside *= 1 - min(0.9, 2 * max(0.0, loop_share(story) - 0.03))
     evidence = [
         f"{words:.0%} different words in {WINDOW}",

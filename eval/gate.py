@@ -1,7 +1,7 @@
 """Did a step prove itself? One of four words from an interval, and the sentence that says why.
 
-A training step must be better than what it started from (superiority on the paired difference); a data step must
-be good enough (its interval against a minimum). An interval that straddles the line decides nothing and says so.
+A training step must be better than what it started from (superiority on the paired difference); a data step
+must be good enough (its interval against a minimum). An interval that straddles the line decides nothing.
 """
 
 from typing import Literal, NamedTuple

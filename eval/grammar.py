@@ -17,6 +17,7 @@ from eval.words import BASE_OF, IRREGULAR, bases
 
 DECAY = 0.2  # one mistake of weight 1 per 100 words: 9 * (1 - exp(-0.2)) = 1.6 points
 WEIGHTS = {"non-word": 1.5, "odd character": 2.0, "unfinished sentence": 0.7}
+FEWEST = 20  # words; fewer show too little to be called correct
 YOO = re.compile(r"(?:uni(?!n)|use|usu|util|uku|eu|ewe|one|once|ut[eo])")
 SILENT_H = re.compile(r"(?:hour|honest|honou?r|heir)")
 STRAY = re.compile(r"\s[,.;:](?!\.)|,[,.!?;]|(?<!\.)\.\.(?!\.)|[;:][.,]|\?\.|!\.|\(\s*\)")
@@ -167,12 +168,14 @@ def mistakes(story: Story, allowed: frozenset[str] = frozenset()) -> dict[str, i
 
 
 def grammar(story: Story, allowed: frozenset[str] = frozenset()) -> Verdict:
-    """Score by weighted mistakes per hundred words; a text under 20 words counts as 20."""
+    """Score by weighted mistakes per hundred words; under 20 words it falls in proportion."""
     found = mistakes(story, allowed)
     weighted = sum(WEIGHTS.get(kind, 1.0) * count for kind, count in found.items())
-    rate = 100 * weighted / max(20, len(story.words))
+    rate = 100 * weighted / max(FEWEST, len(story.words))
+    shown = min(1.0, len(story.words) / FEWEST)
     evidence = [f"{kind} x{count}" for kind, count in sorted(found.items())]
     odd = _non_words(story, allowed)[:3]
     return graded(
-        math.exp(-DECAY * rate), evidence + [f"such as '{word}'" for word in odd] or ["no mistake found"]
+        shown * math.exp(-DECAY * rate),
+        evidence + [f"such as '{word}'" for word in odd] or ["no mistake found"],
     )
