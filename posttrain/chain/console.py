@@ -1,0 +1,177 @@
+"""What people see while a chain runs: bars in a terminal, plain lines in a log, one closing table."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress as Bar,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from posttrain.chain.runner import Done
+from posttrain.chain.stage import Progress, Tick
+
+LOG_EVERY_S = 10.0
+STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "BASELINE": "cyan"}
+
+
+def screen_console(to_stderr: bool = False) -> Console:
+    """The console of a run; on stderr when stdout carries JSON."""
+    return Console(highlight=False, stderr=to_stderr)
+
+
+class _Rate(ProgressColumn):
+    """Units a second over the whole task."""
+
+    def render(self, task: Any) -> Text:
+        rate = task.completed / task.elapsed if task.elapsed else 0.0
+        return Text(f"{rate:,.1f} {task.fields['unit']}/s", style="dim")
+
+
+class RichScreen:
+    """The screen of a run. In a terminal bars move; elsewhere a line comes every ten seconds."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or screen_console()
+
+    def say(self, text: str) -> None:
+        self.console.print(f"  {text}", markup=False)
+
+    def progress(self, name: str) -> Progress:
+        @contextmanager
+        def bar(total: int, unit: str) -> Iterator[Tick]:
+            opened = self._bar if self.console.is_terminal else self._lines
+            with opened(name, total, unit) as tick:
+                yield tick
+
+        return bar
+
+    @contextmanager
+    def _bar(self, name: str, total: int, unit: str) -> Iterator[Tick]:
+        columns = (
+            TextColumn("● {task.description:<16}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.percentage:>3.0f}%"),
+            _Rate(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Bar(*columns, console=self.console, transient=True) as bar:
+            task = bar.add_task(name, total=total, unit=unit, note="")
+            yield lambda done, note="", total=None: bar.update(task, completed=done, note=note, total=total)
+
+    @contextmanager
+    def _lines(self, name: str, total: int, unit: str) -> Iterator[Tick]:
+        started = last = time.monotonic()
+        first: int | None = None
+        known = total
+
+        def tick(done: int, note: str = "", total: int | None = None) -> None:
+            nonlocal last, first, known
+            known = total or known
+            first = done if first is None else first
+            now = time.monotonic()
+            if now - last < LOG_EVERY_S or done >= known:
+                return
+            last = now
+            rate = max(done - first, 1e-9) / (now - started)
+            left = (known - done) / rate
+            line = f"● {name:<16} {done:,}/{known:,} {unit}  {rate:,.1f}/s  {left:,.0f} s left  {note}"
+            self.console.print(line.rstrip(), markup=False)
+
+        yield tick
+
+    def done(self, done: Done) -> None:
+        metrics = done.artifact.record["metrics"]
+        mark, style = ("✗", "red") if metrics.get("verdict") == "FAIL" else ("✓", "green")
+        line = Text(f"{mark} ", style=style)
+        name = done.node.name + (" (cached)" if done.cached else "")
+        line.append(f"{name:<26}")
+        line.append_text(_score(metrics) if "verdict" in metrics else Text(str(metrics.get("summary", ""))))
+        self.console.print(line)
+
+    def closing_table(self, steps: Sequence[dict[str, Any]]) -> None:
+        """The table at the end: step, what it did, judge score with interval, verdict, minutes."""
+        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+        for title in ("step", "what it did", "judge", "verdict", "minutes"):
+            table.add_column(title, justify="right" if title == "minutes" else "left")
+        for step in steps:
+            judge = step["judge"] or {}
+            verdict = str(judge.get("verdict", "not judged"))
+            table.add_row(
+                step["name"],
+                str(step["metrics"].get("summary", "")),
+                primary_score(judge),
+                Text(verdict, style=STYLES.get(verdict, "")),
+                "cached" if step["cached"] else f"{step['seconds'] / 60:.1f}",
+            )
+        self.console.print()
+        self.console.print(table)
+
+    def plan_table(self, recipe: str, rows: Sequence[dict[str, Any]]) -> None:
+        """What would run: step, kind, identity, cached or to run, and how long it took the last time."""
+        table = Table(title=recipe, title_justify="left", box=None, header_style="bold", padding=(0, 2, 0, 0))
+        for title in ("step", "kind", "identity", "state", "minutes"):
+            table.add_column(title, justify="right" if title == "minutes" else "left")
+        for row in rows:
+            minutes = "" if row["seconds"] is None else f"{row['seconds'] / 60:.1f}"
+            state = Text(row["state"], style="green" if row["state"] == "cached" else "yellow")
+            table.add_row(row["name"], row["kind"], row["identity"][:12], state, minutes)
+        self.console.print(table)
+        waiting = sum(row["state"] != "cached" for row in rows)
+        self.console.print(f"{waiting} of {len(rows)} to run; minutes of a step to run are those of its kind's last run")
+
+    def where(self, done: Sequence[Done], folder: Path) -> None:
+        """Where the results lie."""
+        models = [item for item in done if item.node.stage.makes == "model"]
+        if models:
+            self.console.print(f"\n{models[-1].node.name} lies in {folder / models[-1].node.name}", markup=False)
+        self.console.print(f"report: {folder / 'report.md'}", markup=False)
+
+    def side_by_side(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Texts beside each other, a row a prompt. Content is never read as markup."""
+        table = Table(title=title, show_lines=True, title_justify="left", title_style="bold")
+        for name in columns:
+            table.add_column(name, ratio=1)
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        self.console.print()
+        self.console.print(table)
+
+
+def primary_score(judge: dict[str, Any]) -> str:
+    """`instruct 6.8 [6.6, 7.0]`, or why there is none."""
+    axis = judge.get("axes", {}).get(judge.get("primary"))
+    if not axis or axis["score"] is None:
+        return "unscored" if judge else ""
+    return f"{judge['primary']} {axis['score']:.1f} [{axis['low']:.1f}, {axis['high']:.1f}]"
+
+
+def _score(metrics: dict[str, Any]) -> Text:
+    verdict = str(metrics["verdict"])
+    line = Text(primary_score(metrics))
+    before = metrics.get("before")
+    if before is not None:
+        line.append(f" (was {before:.1f})", style="dim")
+    line.append(f"  {verdict}", style=STYLES.get(verdict, ""))
+    others = [
+        f"{name} {axis['score']:.1f}"
+        for name, axis in metrics["axes"].items()
+        if name != metrics["primary"] and axis["score"] is not None
+    ]
+    line.append("  " + "  ".join(others), style="dim")
+    return line
+
+

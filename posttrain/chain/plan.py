@@ -1,0 +1,28 @@
+"""What a run would do, from identities and records alone: nothing is computed, no torch is imported."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from posttrain.chain.graph import Node
+from posttrain.chain.store import Store
+
+
+def plan_rows(nodes: Sequence[Node], store: Store) -> list[dict[str, Any]]:
+    """One row a node: name, kind, identity, `cached` or `to run`, and seconds (its own, or of its kind's last run)."""
+    last: dict[str, float] = {}
+    for entry in reversed(store.entries()):
+        last[entry.record["kind"]] = entry.record["provenance"]["seconds"]
+    rows = []
+    for node in nodes:
+        artifact = store.find(node.stage.kind, node.identity)
+        seconds = artifact.record["provenance"]["seconds"] if artifact else last.get(node.stage.kind)
+        rows.append(
+            {
+                "name": node.name,
+                "kind": node.stage.kind,
+                "identity": node.identity,
+                "state": "cached" if artifact else "to run",
+                "seconds": seconds,
+            }
+        )
+    return rows

@@ -1,0 +1,133 @@
+"""A report from the records alone: JSON for programs, Markdown for people."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from posttrain.chain.runner import Done
+from posttrain.chain.store import Artifact
+from posttrain.rows import read_rows
+
+Named = tuple[dict[str, Any], Artifact]  # a row of run.json and its artifact
+JUDGE_KEYS = ("axes", "n_scored", "n_asked", "verdict", "why", "primary", "before", "changes", "words_used", "judge")
+
+
+def named(done: Sequence[Done]) -> list[Named]:
+    """The nodes of a run that has just ended, as `read_run` would give them."""
+    return [
+        (
+            {
+                "name": item.node.name,
+                "kind": item.node.stage.kind,
+                "identity": item.node.identity,
+                "cached": item.cached,
+                "seconds": item.artifact.record["provenance"]["seconds"],
+            },
+            item.artifact,
+        )
+        for item in done
+    ]
+
+
+def steps_of(nodes: Sequence[Named]) -> list[dict[str, Any]]:
+    """One entry a step; its judge and samples are folded in. `seconds` counts all of them."""
+    by_name = {row["name"]: (row, artifact) for row, artifact in nodes}
+    steps = []
+    for name, (row, artifact) in by_name.items():
+        if "." in name:
+            continue
+        parts = [by_name[part] for part in (name, f"{name}.samples", f"{name}.judge") if part in by_name]
+        verdicts = by_name.get(f"{name}.judge")
+        judge = None
+        if verdicts is not None:
+            metrics = verdicts[1].record["metrics"]
+            judge = {key: metrics[key] for key in JUDGE_KEYS if key in metrics}
+        steps.append(
+            {
+                "name": name,
+                "kind": row["kind"],
+                "identity": row["identity"],
+                "cached": all(part[0]["cached"] for part in parts),
+                "seconds": round(sum(part[0]["seconds"] for part in parts), 2),
+                "metrics": artifact.record["metrics"],
+                "judge": judge,
+            }
+        )
+    return steps
+
+
+def report_json(recipe: str, nodes: Sequence[Named]) -> dict[str, Any]:
+    return {"recipe": recipe, "steps": steps_of(nodes)}
+
+
+def sample_rows(nodes: Sequence[Named], count: int) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of completions side by side: the prompt, then each sampled step in chain order."""
+    sampled = [(row["name"].split(".")[0], artifact) for row, artifact in nodes if row["kind"] == "samples"]
+    if not sampled:
+        return [], []
+    texts = []
+    for _, artifact in sampled:
+        rows = read_rows(artifact.path / "completions.jsonl")
+        texts.append({row["id"]: row for row in rows if row["sample"] == 0})
+    shown = [key for key in texts[0] if all(key in text for text in texts)][:count]
+    table = [[texts[0][key]["prompt"], *(text[key]["text"] for text in texts)] for key in shown]
+    return ["prompt", *(name for name, _ in sampled)], table
+
+
+def report_markdown(recipe: str, nodes: Sequence[Named]) -> str:
+    """The report as Markdown: the chain, the judge's axes, samples, settings and lineage."""
+    steps = steps_of(nodes)
+    parts = [f"# {recipe}", "", *_chain_table(steps), ""]
+    parts += ["## Judge", "", "Scores are 1-10 with a 95 % interval, prompts as clusters.", *_judge_table(steps), ""]
+    parts += [f"- **{s['name']}** {s['judge']['verdict']}: {s['judge']['why']}" for s in steps if s["judge"]]
+    columns, rows = sample_rows(nodes, 5)
+    if rows:
+        parts += ["", "## Samples", ""]
+        for row in rows:
+            parts += [f"> {_quoted(row[0])}", ""]
+            for column, text in zip(columns[1:], row[1:], strict=True):
+                parts += [f"**{column}**", "", "```text", text.replace("```", "'''"), "```", ""]
+    parts += ["", "## What was made", ""]
+    for step in steps:
+        figures = {key: value for key, value in step["metrics"].items() if key not in ("summary", "loss_curve")}
+        parts += [f"### {step['name']} ({step['kind']})", "", f"identity `{step['identity']}`", ""]
+        parts += ["```json", json.dumps(figures, indent=1, ensure_ascii=False), "```", ""]
+    return "\n".join(parts) + "\n"
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\n", "\n> ")
+
+
+def _chain_table(steps: Sequence[dict[str, Any]]) -> list[str]:
+    lines = ["| step | what it did | verdict | minutes |", "|---|---|---|---|"]
+    for step in steps:
+        verdict = step["judge"]["verdict"] if step["judge"] else "not judged"
+        summary = str(step["metrics"].get("summary", "")).replace("|", "\\|")
+        lines.append(f"| {step['name']} | {summary} | {verdict} | {step['seconds'] / 60:.2f} |")
+    return lines
+
+
+def _judge_table(steps: Sequence[dict[str, Any]]) -> list[str]:
+    judged = [step for step in steps if step["judge"]]
+    axes = list(dict.fromkeys(axis for step in judged for axis in step["judge"]["axes"]))
+    lines = ["", "| step | scored | " + " | ".join(axes) + " |", "|---|---|" + "---|" * len(axes)]
+    for step in judged:
+        judge = step["judge"]
+        cells = [_cell(judge["axes"].get(axis)) for axis in axes]
+        lines.append(f"| {step['name']} | {judge['n_scored']}/{judge['n_asked']} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _cell(axis: dict[str, float | None] | None) -> str:
+    if axis is None or axis["score"] is None:
+        return "unscored"
+    return f"{axis['score']:.2f} [{axis['low']:.2f}, {axis['high']:.2f}]"
+
+
+def write_report(folder: Path, recipe: str, nodes: Sequence[Named]) -> Path:
+    """Write report.md into the run's folder and return its path."""
+    path = folder / "report.md"
+    path.write_text(report_markdown(recipe, nodes), encoding="utf-8")
+    return path

@@ -1,0 +1,75 @@
+"""Stage: one kind of step as a value. `config` is what (identity); `ctx` is where and how (never identity)."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from posttrain.chain.identity import ByContent
+
+Makes = Literal["model", "rows", "samples", "verdicts"]
+Metrics = dict[str, Any]  # JSON types; "summary" is the one line people read
+InputPath = Annotated[Path, ByContent]
+
+
+class Config(BaseModel):
+    """What every step config is: frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class StepConfig(Config):
+    """Fields every step has."""
+
+    kind: str
+    seed: int = 0
+
+
+class Tick(Protocol):
+    """Report `done` units in all, a short note such as the loss, and a total that was not known before."""
+
+    def __call__(self, done: int, note: str = "", total: int | None = None) -> None: ...
+
+
+class Progress(Protocol):
+    """Opens a bar of `total` units; the value is called as the work goes on."""
+
+    def __call__(self, total: int, unit: str) -> AbstractContextManager[Tick]: ...
+
+
+@dataclass(frozen=True)
+class Input:
+    """A finished artifact or an outside file or directory, as a stage sees it."""
+
+    path: Path
+    identity: str
+    reference: str  # how people name it: a step name, a path, a hub id
+    metrics: Metrics = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """Where a stage runs: nothing here can change what it makes."""
+
+    inputs: Mapping[str, Input]
+    out: Path  # files of the artifact
+    work: Path  # checkpoints and journals: kept when the run is killed, deleted when the step is done
+    progress: Progress
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the table of stages. Bump `version` when the same config gives another result."""
+
+    kind: str
+    version: int
+    config: type[StepConfig]
+    makes: Makes
+    inputs: Mapping[str, frozenset[Makes]]  # config field -> what it may name
+    run: Callable[[Any, StageContext], Metrics]
+    sources: tuple[str, ...] = ()  # packages and modules whose change is worth a drift line
+    outside: frozenset[str] = frozenset()  # input fields that may also name a path or a hub model

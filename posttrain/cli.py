@@ -1,0 +1,201 @@
+"""The command line: joins the chain with the table of stages. Heavy imports happen inside functions."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from posttrain import __version__
+from posttrain.errors import GateFailed, PosttrainError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="posttrain",
+        description="Post-training for small language models: a recipe is a chain, every step closed by a judge.",
+    )
+    parser.add_argument("--version", action="version", version=f"posttrain {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, recipe: bool = True) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        if recipe:
+            made.add_argument("recipe", help="a name in recipes/, or the path of a YAML file")
+            made.add_argument("--set", action="append", default=[], metavar="STEP.KEY=VALUE", dest="overrides")
+            made.add_argument("--until", metavar="STEP", help="stop after this step")
+        made.add_argument("--store", type=Path, default=Path("runs/store"), metavar="DIR")
+        made.add_argument("--json", action="store_true", help="print JSON instead of text")
+        return made
+
+    run = command("run", "run a recipe's chain; what is done already is not done again")
+    run.add_argument("--rerun", action="append", default=[], metavar="STEP", help="make this step again")
+    run.add_argument("--dry-run", action="store_true", help="show what would run, and stop")
+    command("plan", "show what would run")
+    command("validate", "check a recipe and its inputs")
+    command("report", "write report.md from the records of the latest run")
+    chat = command("chat", "talk to the model of a step")
+    chat.add_argument("--step", metavar="STEP", help="the last step that makes a model, unless given")
+    command("ls", "list what the store holds", recipe=False)
+    command("schema", "print the JSON Schema of recipes", recipe=False)
+    show = command("show", "print the record of an artifact", recipe=False)
+    show.add_argument("artifact", help="its name in the store, such as sft-3fa1c09b2d4e, or the start of it")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command. Exit codes: 0 done, 2 bad input, 3 a failed gate, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    commands = {
+        "run": _run,
+        "plan": _plan,
+        "validate": _validate,
+        "report": _report,
+        "chat": _chat,
+        "ls": _ls,
+        "schema": _schema,
+        "show": _show,
+    }
+    try:
+        commands[options.command](options)
+    except GateFailed as error:
+        sys.exit(_complain(error, 3))
+    except PosttrainError as error:
+        sys.exit(_complain(error, 2))
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, and the same command continues", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output, `head` say, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _complain(error: PosttrainError, code: int) -> int:
+    print(f"posttrain: {error}", file=sys.stderr)
+    return code
+
+
+def _graph(options: argparse.Namespace) -> tuple[Any, list[Any]]:
+    from posttrain.chain.graph import build_graph
+    from posttrain.chain.recipe import load_recipe
+    from posttrain.hub.fetch import resolve_revision
+    from posttrain.stages import STAGES
+
+    recipe = load_recipe(options.recipe, STAGES, options.overrides)
+    return recipe, build_graph(recipe, STAGES, options.until, resolve_revision)
+
+
+def _store(options: argparse.Namespace) -> Any:
+    from posttrain.chain.store import Store
+
+    return Store(options.store, say=lambda text: print(text, file=sys.stderr))
+
+
+def _run(options: argparse.Namespace) -> None:
+    from posttrain.chain import report
+    from posttrain.chain.console import RichScreen, screen_console
+    from posttrain.chain.graph import check_steps
+    from posttrain.chain.runner import run_chain, run_folder
+
+    recipe, nodes = _graph(options)
+    if options.dry_run:
+        return _plan(options)
+    check_steps(recipe, options.rerun)
+    store = _store(options)
+    screen = RichScreen(screen_console(to_stderr=options.json))
+    done = run_chain(recipe, nodes, store, screen, frozenset(options.rerun))
+    named = report.named(done)
+    report.write_report(run_folder(recipe.name, store), recipe.name, named)
+    if options.json:
+        print(json.dumps(report.report_json(recipe.name, named), indent=1, ensure_ascii=False))
+        return None
+    if any(not item.cached for item in done):
+        screen.side_by_side("Samples on held-out prompts", *report.sample_rows(named, 3))
+    screen.closing_table(report.steps_of(named))
+    screen.where(done, run_folder(recipe.name, store))
+    return None
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from posttrain.chain.console import RichScreen
+    from posttrain.chain.plan import plan_rows
+
+    recipe, nodes = _graph(options)
+    rows = plan_rows(nodes, _store(options))
+    if options.json:
+        print(json.dumps({"recipe": recipe.name, "nodes": rows}, indent=1))
+    else:
+        RichScreen().plan_table(recipe.name, rows)
+
+
+def _validate(options: argparse.Namespace) -> None:
+    recipe, nodes = _graph(options)
+    if options.json:
+        print(json.dumps({"recipe": recipe.name, "nodes": [node.name for node in nodes]}))
+    else:
+        print(f"{recipe.where}: fine; {len(recipe.steps)} steps, {len(nodes)} nodes with judges")
+
+
+def _report(options: argparse.Namespace) -> None:
+    from posttrain.chain import report
+    from posttrain.chain.runner import read_run, run_folder
+
+    recipe, _ = _graph(options)
+    store = _store(options)
+    nodes = read_run(recipe.name, store)
+    path = report.write_report(run_folder(recipe.name, store), recipe.name, nodes)
+    if options.json:
+        print(json.dumps(report.report_json(recipe.name, nodes), indent=1, ensure_ascii=False))
+    else:
+        print(path)
+
+
+def _chat(options: argparse.Namespace) -> None:
+    from posttrain.chain.runner import read_run
+    from posttrain.stages import STAGES
+    from posttrain.stages.chatting import talk
+
+    recipe, _ = _graph(options)
+    models = {
+        row["name"]: artifact
+        for row, artifact in read_run(recipe.name, _store(options))
+        if STAGES[row["kind"]].makes == "model"
+    }
+    step = options.step or next(reversed(models))
+    if step not in models:
+        raise PosttrainError(f"{recipe.where}: no model of a step '{step}'; there is {', '.join(models)}.")
+    talk(models[step].path, step)
+
+
+def _ls(options: argparse.Namespace) -> None:
+    entries = _store(options).entries()
+    if options.json:
+        print(json.dumps([{"entry": entry.path.name, **entry.record} for entry in entries], indent=1))
+        return
+    for entry in entries:
+        print(f"{entry.path.name:<24} {entry.record['finished']}  {entry.record['metrics'].get('summary', '')}")
+
+
+def _show(options: argparse.Namespace) -> None:
+    found = [entry for entry in _store(options).entries() if entry.path.name.startswith(options.artifact)]
+    if len(found) != 1:
+        names = ", ".join(entry.path.name for entry in found) or "none"
+        raise PosttrainError(
+            f"show {options.artifact}: {len(found)} entries of {options.store} start so ({names}); "
+            "exactly one is needed. See 'posttrain ls'."
+        )
+    print(json.dumps(found[0].record, indent=1, ensure_ascii=False))
+
+
+def _schema(options: argparse.Namespace) -> None:
+    from posttrain.chain.recipe import json_schema
+    from posttrain.stages import STAGES
+
+    print(json.dumps(json_schema(STAGES), indent=1))

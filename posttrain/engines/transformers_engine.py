@@ -1,0 +1,103 @@
+"""Sampling with transformers in fixed blocks: the same rows give the same bytes, and a block is the unit of resume.
+
+Rows are sorted by length and cut into blocks; a block is left-padded and has one seed, derived from its row ids.
+A finished block is a file, so a killed run asks only for the blocks that are missing.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from posttrain.rows import Row, read_rows, write_rows
+
+
+class Prompt(NamedTuple):
+    """One completion to be made: a unique id and the rendered prompt's token ids."""
+
+    id: str
+    ids: list[int]
+
+
+class Sampling(NamedTuple):
+    """How to sample; `temperature` 0 is greedy."""
+
+    max_new_tokens: int
+    temperature: float
+    seed: int
+    block_size: int
+
+
+class Completion(NamedTuple):
+    """Text without control tokens, whether a stop token ended it, and its tokens (the stop counted)."""
+
+    text: str
+    stopped: bool
+    tokens: int
+
+
+def blocks_of(prompts: Sequence[Prompt], size: int) -> list[list[Prompt]]:
+    """Prompts sorted by length (then id), in blocks of `size`."""
+    ordered = sorted(prompts, key=lambda prompt: (len(prompt.ids), prompt.id))
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def block_seed(seed: int, block: Sequence[Prompt]) -> int:
+    """A 63-bit seed from the recipe's seed and the ids of the rows in the block."""
+    key = "\n".join([str(seed), *(prompt.id for prompt in block)])
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
+
+
+def sample(
+    model: Any,
+    tokenizer: Any,
+    stop_ids: frozenset[int],
+    prompts: Sequence[Prompt],
+    settings: Sampling,
+    journal: Path,
+    tick: Callable[[int, int], None],
+) -> dict[str, Completion]:
+    """Completions by prompt id. `tick(rows, tokens)` is called after each block; finished blocks are read back."""
+    journal.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Completion] = {}
+    for number, block in enumerate(blocks_of(prompts, settings.block_size)):
+        path = journal / f"block-{number:05d}.jsonl"
+        if not path.is_file():
+            write_rows(path, _sample_block(model, tokenizer, stop_ids, block, settings))
+        for row in read_rows(path):
+            found[row["id"]] = Completion(row["text"], row["stopped"], row["tokens"])
+        tick(len(found), sum(completion.tokens for completion in found.values()))
+    return found
+
+
+def _sample_block(
+    model: Any, tokenizer: Any, stop_ids: frozenset[int], block: Sequence[Prompt], settings: Sampling
+) -> list[Row]:
+    import torch
+
+    width = max(len(prompt.ids) for prompt in block)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(stop_ids)
+    ids = torch.tensor([[pad] * (width - len(prompt.ids)) + prompt.ids for prompt in block])
+    mask = torch.tensor([[0] * (width - len(prompt.ids)) + [1] * len(prompt.ids) for prompt in block])
+    torch.manual_seed(block_seed(settings.seed, block))
+    how: dict[str, Any] = {"do_sample": False}
+    if settings.temperature > 0:
+        how = {"do_sample": True, "temperature": settings.temperature, "top_k": 0, "top_p": 1.0}
+    model.eval()
+    with torch.inference_mode():
+        made = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            max_new_tokens=settings.max_new_tokens,
+            eos_token_id=sorted(stop_ids),
+            pad_token_id=pad,
+            **how,
+        )
+    rows = []
+    for prompt, tokens in zip(block, made[:, width:].tolist(), strict=True):
+        end = next((at for at, token in enumerate(tokens) if token in stop_ids), None)
+        kept = tokens if end is None else tokens[:end]
+        text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        used = len(kept) + (end is not None)
+        rows.append({"id": prompt.id, "text": text, "stopped": end is not None, "tokens": used})
+    return rows

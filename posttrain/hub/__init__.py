@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: what a recipe names there is fetched here."""

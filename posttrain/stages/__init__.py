@@ -1,0 +1,12 @@
+"""The table of stages: one row a kind. A new stage is one file and one line here."""
+
+from collections.abc import Mapping
+
+from posttrain.chain.stage import Stage
+from posttrain.stages.base import BASE
+from posttrain.stages.generate import GENERATE
+from posttrain.stages.judge import JUDGE
+from posttrain.stages.samples import SAMPLES
+from posttrain.stages.sft import SFT
+
+STAGES: Mapping[str, Stage] = {stage.kind: stage for stage in (BASE, GENERATE, SFT, SAMPLES, JUDGE)}

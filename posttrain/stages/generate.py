@@ -1,0 +1,129 @@
+"""generate: instruction rows, told by the story world or derived from an existing corpus; clean and counted."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from posttrain.chain.stage import InputPath, Metrics, Stage, StageContext, StepConfig
+from posttrain.errors import PosttrainError
+from posttrain.rows import Row, read_rows, write_rows
+
+CHUNK = 1_000  # rows a journal file: what a killed run does not make again
+
+
+class GenerateConfig(StepConfig):
+    """`instructions` tells new stories; `backtranslate` derives instructions from the `text` rows of `source`."""
+
+    kind: Literal["generate"]
+    generator: Literal["instructions", "backtranslate"] = "instructions"
+    rows: int = Field(3_000, ge=10, description="rows to make; backtranslate stops earlier when the source ends")
+    source: InputPath | None = Field(None, description="JSONL with a 'text' column, for backtranslate")
+    hold_out: InputPath | None = Field(None, description="prompts that no row may equal; the judge's by default")
+    near_duplicates: float = Field(0.8, gt=0, le=1, description="estimated Jaccard similarity that counts as equal")
+    test_size: int = Field(100, ge=2, description="rows set aside to measure held-out answers on")
+
+    @model_validator(mode="after")
+    def _source_fits(self) -> "GenerateConfig":
+        if self.generator == "backtranslate" and self.source is None:
+            raise ValueError("generator backtranslate needs 'source': a JSONL file with a 'text' column")
+        if self.generator == "instructions" and self.source is not None:
+            raise ValueError("generator instructions takes no 'source'; use generator: backtranslate")
+        return self
+
+
+def run(config: GenerateConfig, ctx: StageContext) -> Metrics:
+    """train.jsonl and test.jsonl: {"id", "messages", "words", …}; every row that is dropped is counted."""
+    from data_gen.dedup import deduplicate
+    from data_gen.holdout import drop_held_out
+
+    rows, counts = _made(config, ctx)
+    counts["control strings removed"] = _strip(rows)
+    rows, same = deduplicate(rows, config.near_duplicates)
+    prompts = read_rows(config.hold_out) if config.hold_out else []
+    rows, held = drop_held_out(rows, prompts)
+    counts |= same | {"equal to a held-out prompt": held}
+    if len(rows) < 2 * config.test_size:
+        raise PosttrainError(
+            f"generate: {len(rows)} rows are left ({_shown(counts)}); at least {2 * config.test_size} are needed "
+            "(twice test_size). Make more rows, give a larger source, or lower test_size."
+        )
+    write_rows(ctx.out / "test.jsonl", rows[: config.test_size])
+    write_rows(ctx.out / "train.jsonl", rows[config.test_size :])
+    shutil.rmtree(ctx.work / "rows", ignore_errors=True)
+    kept = len(rows) - config.test_size
+    return {
+        "summary": f"{kept:,} rows by {config.generator}, {config.test_size} held out; dropped: {_shown(counts)}",
+        "rows": kept,
+        "rows_held_out": config.test_size,
+        "counts": counts,
+    }
+
+
+def _shown(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "none"
+
+
+def _made(config: GenerateConfig, ctx: StageContext) -> tuple[list[Row], dict[str, int]]:
+    """All rows as they come from the generator, a journal file every CHUNK rows."""
+    make, total, counts = _generator(config)
+    journal = ctx.work / "rows"
+    journal.mkdir(exist_ok=True)
+    rows: list[Row] = []
+    with ctx.progress(total, "rows") as tick:
+        for start in range(0, total, CHUNK):
+            path = journal / f"rows-{start:07d}.jsonl"
+            if not path.is_file():
+                write_rows(path, make(start, min(start + CHUNK, total)))
+            rows += read_rows(path)
+            tick(min(start + CHUNK, total))
+    return rows, counts
+
+
+def _generator(config: GenerateConfig) -> tuple[Callable[[int, int], list[Row]], int, dict[str, int]]:
+    """A function of (start, stop), how many rows there are, and what was dropped on the way."""
+    if config.source is None:
+        from data_gen.instructions import instruction_rows
+
+        return lambda start, stop: instruction_rows(config.seed, start, stop), config.rows, {}
+    from data_gen.backtranslate import backtranslate_rows
+
+    rows, counts = backtranslate_rows(list(_texts(config.source)), config.seed)
+    if not rows:
+        raise PosttrainError(f"{config.source}: no text can be used ({_shown(counts)}). Give another source.")
+    return lambda start, stop: rows[start:stop], min(config.rows, len(rows)), counts
+
+
+def _texts(source: Path) -> Iterator[str]:
+    for number, row in enumerate(read_rows(source), start=1):
+        text = row.get("text")
+        if not isinstance(text, str):
+            raise PosttrainError(f"{source}, row {number}: no 'text'; a string is needed. Correct or delete the row.")
+        yield text
+
+
+def _strip(rows: list[Row]) -> int:
+    """Remove control strings from every text field, in place; returns how many were removed."""
+    from data_gen.strip import strip_control
+
+    total = 0
+    for row in rows:
+        for message in row["messages"]:
+            message["content"], removed = strip_control(message["content"], ())
+            total += removed
+        if row.get("first_sentence"):
+            row["first_sentence"], _ = strip_control(row["first_sentence"], ())
+    return total
+
+
+GENERATE = Stage(
+    kind="generate",
+    version=1,
+    config=GenerateConfig,
+    makes="rows",
+    inputs={},
+    run=run,
+    sources=("posttrain/stages/generate.py", "data_gen"),
+)

@@ -1,0 +1,81 @@
+"""samples: completions of a model on held-out prompts. Made once, judged as often as rubrics change."""
+
+import shutil
+import time
+from typing import Any, Literal
+
+from pydantic import Field
+
+from posttrain.chain.stage import InputPath, Metrics, Stage, StageContext, StepConfig
+from posttrain.rows import read_rows, write_rows
+
+
+class SamplesConfig(StepConfig):
+    """The sampling part of a recipe's `judge:`."""
+
+    kind: Literal["samples"]
+    model: str | None
+    prompts: InputPath
+    limit: int | None = None
+    samples: int = 2
+    max_new_tokens: int = 256
+    temperature: float = 0.7
+    block_size: int = Field(100, ge=1, description="rows sampled together; another size gives other bytes")
+
+
+def run(config: SamplesConfig, ctx: StageContext) -> Metrics:
+    """completions.jsonl: id, sample, prompt, text, stopped, tokens; ordered by prompt, then sample."""
+    from posttrain.engines.transformers_engine import Prompt, Sampling, sample
+    from posttrain.lm.chat import ChatFormat
+    from posttrain.lm.device import device
+    from posttrain.lm.models import load_model, load_tokenizer
+
+    path = ctx.inputs["model"].path
+    tokenizer = load_tokenizer(path)
+    chat = ChatFormat(tokenizer, str(path))
+    model = load_model(path).to(device())
+    rows = read_rows(config.prompts)[: config.limit]
+    asked = {row["id"]: [{"role": "user", "content": row["prompt"]}] for row in rows}
+    rendered = {key: chat.render(messages, add_generation_prompt=True).ids for key, messages in asked.items()}
+    prompts = [Prompt(f"{key}/{i}", ids) for key, ids in rendered.items() for i in range(config.samples)]
+    settings = Sampling(config.max_new_tokens, config.temperature, config.seed, config.block_size)
+    started = time.perf_counter()
+    with ctx.progress(len(prompts), "completions") as tick:
+
+        def report(done: int, tokens: int) -> None:
+            tick(done, f"{tokens / (time.perf_counter() - started):,.0f} tokens/s")
+
+        found = sample(model, tokenizer, chat.stop_ids, prompts, settings, ctx.work / "blocks", report)
+    seconds = time.perf_counter() - started
+    made = [
+        {"id": row["id"], "sample": i, "prompt": row["prompt"], **found[f"{row['id']}/{i}"]._asdict()}
+        for row in rows
+        for i in range(config.samples)
+    ]
+    write_rows(ctx.out / "completions.jsonl", made)
+    shutil.rmtree(ctx.work / "blocks")
+    return _metrics(made, seconds)
+
+
+def _metrics(made: list[dict[str, Any]], seconds: float) -> Metrics:
+    tokens = sum(row["tokens"] for row in made)
+    stopped = sum(row["stopped"] for row in made) / len(made)
+    rate = tokens / seconds
+    return {
+        "summary": f"{len(made)} completions, {stopped:.1%} stop by themselves, {rate:,.0f} tokens/s",
+        "completions": len(made),
+        "stopped": round(stopped, 4),
+        "tokens": tokens,
+        "tokens_per_second": round(rate, 1),
+    }
+
+
+SAMPLES = Stage(
+    kind="samples",
+    version=1,
+    config=SamplesConfig,
+    makes="samples",
+    inputs={"model": frozenset({"model"})},
+    run=run,
+    sources=("posttrain/stages/samples.py", "posttrain/engines", "posttrain/lm/chat.py", "posttrain/lm/models.py"),
+)

@@ -1,0 +1,190 @@
+"""sft: supervised fine-tuning on instruction rows, with LoRA or in full; loss on answers and their stop token."""
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from posttrain.chain.stage import Config, Metrics, Stage, StageContext, StepConfig
+from posttrain.errors import PosttrainError
+from posttrain.rows import Row, read_rows
+
+
+class LoraSettings(Config):
+    """peft's LoraConfig, by its own names. The chat tokens' embeddings are trained beside it."""
+
+    r: int = Field(16, ge=1)
+    lora_alpha: float = Field(32, gt=0)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: str | list[str] = "all-linear"
+    use_rslora: bool = False
+    use_dora: bool = False
+
+
+class SFTConfig(StepConfig):
+    """TRL's names; `trainer` passes any further field of TRL's SFTConfig through."""
+
+    kind: Literal["sft"]
+    model: str
+    data: str
+    lora: LoraSettings = LoraSettings()
+    full: bool = Field(False, description="train every weight instead of a LoRA")
+    learning_rate: float = Field(2e-3, gt=0)
+    num_train_epochs: float = Field(1.0, gt=0)
+    per_device_train_batch_size: int = Field(8, ge=1)
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    lr_scheduler_type: str = "cosine"
+    weight_decay: float = Field(0.0, ge=0)
+    max_length: int = Field(512, ge=8, description="tokens; longer rows are dropped whole, never cut")
+    max_dropped: float = Field(0.25, ge=0, le=1, description="share of dropped rows above which the step fails")
+    save_steps: int = Field(200, ge=1, description="steps between checkpoints")
+    trainer: dict[str, Any] = Field(default_factory=dict)
+
+
+def run(config: SFTConfig, ctx: StageContext) -> Metrics:
+    """Train, save the adapter (or model) with its tokenizer, and measure held-out answers before and after."""
+    from posttrain.hub.fetch import local_directory
+    from posttrain.lm.chat import ChatFormat
+    from posttrain.lm.device import device
+    from posttrain.lm.models import load_model, load_tokenizer
+    from posttrain.lm.nll import row_nll
+    from posttrain.lm.sft import add_lora, train
+
+    path = local_directory(ctx.inputs["model"])
+    tokenizer = load_tokenizer(path)
+    chat = ChatFormat(tokenizer, str(path))
+    rows, dropped = _token_rows(ctx.inputs["data"].path / "train.jsonl", chat, config)
+    held, _ = _token_rows(ctx.inputs["data"].path / "test.jsonl", chat, config)
+    model = load_model(path).to(device())
+    before = row_nll(model, held)
+    trained_ids = [] if config.full else sorted(chat.control_ids)
+    if not config.full:
+        model = add_lora(model, **config.lora.model_dump(), train_token_ids=trained_ids)
+    with ctx.progress(0, "step") as tick:
+        result = train(
+            model,
+            rows,
+            settings=_settings(config),
+            checkpoint_dir=ctx.work / "checkpoints",
+            on_step=lambda step, steps, logs: tick(step, f"loss {logs['loss']:.2f}", steps),
+        )
+    after = row_nll(model, held)
+    _save(model, tokenizer, config, ctx, path)
+    return _metrics(config, rows, dropped, result, before, after)
+
+
+def _token_rows(path: Path, chat: Any, config: SFTConfig) -> tuple[list[Any], int]:
+    """Rendered rows that fit `max_length`, and how many did not."""
+    from posttrain.lm.chat import check_rendering
+
+    rows = read_rows(path)
+    for number, row in enumerate(rows, start=1):
+        _check_row(row, path, number)
+    check_rendering(chat, rows[0]["messages"])
+    rendered = [chat.row(row["id"], row["messages"]) for row in rows]
+    kept = [row for row in rendered if len(row.input_ids) <= config.max_length]
+    dropped = len(rendered) - len(kept)
+    if dropped > config.max_dropped * len(rendered):
+        raise PosttrainError(
+            f"{path.name}: {dropped:,} of {len(rendered):,} rows are longer than max_length {config.max_length}; "
+            f"at most {config.max_dropped:.0%} may be dropped (max_dropped). Raise one of the two, or shorten the rows."
+        )
+    return kept, dropped
+
+
+def _check_row(row: Row, path: Path, number: int) -> None:
+    messages = row.get("messages")
+    shaped = isinstance(messages, list) and all(
+        isinstance(message, dict) and {"role", "content"} <= message.keys() and isinstance(message["content"], str)
+        for message in messages
+    )
+    if not shaped or not messages:
+        raise PosttrainError(
+            f"{path}, row {number}: no list of messages with 'role' and 'content'; one is needed. Correct the row."
+        )
+    if messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip():
+        raise PosttrainError(
+            f"{path}, row {number}: no assistant text at its end; an answer is needed. Correct or delete the row."
+        )
+
+
+def _settings(config: SFTConfig) -> Any:
+    from posttrain.lm.sft import SFTSettings
+
+    return SFTSettings(
+        learning_rate=config.learning_rate,
+        epochs=config.num_train_epochs,
+        batch_size=config.per_device_train_batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        warmup_ratio=config.warmup_ratio,
+        lr_scheduler_type=config.lr_scheduler_type,
+        weight_decay=config.weight_decay,
+        seed=config.seed,
+        save_every_steps=config.save_steps,
+        trainer=config.trainer,
+    )
+
+
+def _save(model: Any, tokenizer: Any, config: SFTConfig, ctx: StageContext, source: Path) -> None:
+    """An adapter names the base it was trained on; a full model is whole in itself."""
+    from posttrain.lm.models import ADAPTER, load_model, save_model
+
+    if not config.full:
+        base = ctx.inputs["model"].metrics.get("reference") or _shown(source)
+        if (source / ADAPTER).is_file():  # trained on an adapter: its merged model is the base, and travels along
+            save_model(load_model(source), tokenizer, ctx.out / "base")
+            base = _shown(Path(str(ctx.out).removesuffix(".partial")) / "base")
+        model.peft_config["default"].base_model_name_or_path = base
+        model.save_pretrained(ctx.out, save_embedding_layers=False)
+        (ctx.out / "README.md").unlink(missing_ok=True)  # peft's empty card says nothing
+        tokenizer.save_pretrained(ctx.out)
+    else:
+        save_model(model, tokenizer, ctx.out)
+    shutil.rmtree(ctx.work / "checkpoints", ignore_errors=True)
+
+
+def _shown(path: Path) -> str:
+    """Relative to here where it lies below, so that the same run elsewhere writes the same bytes."""
+    absolute = path.resolve()
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
+
+
+def _metrics(config: SFTConfig, rows: list[Any], dropped: int, result: Any, before: list[float], after: list[float]) -> Metrics:
+    from eval.statistics import cluster_bootstrap
+
+    names = [str(at) for at in range(len(before))]
+    change = cluster_bootstrap([b - a for a, b in zip(before, after, strict=True)], names)
+    means = sum(before) / len(before), sum(after) / len(after)
+    loss = result.loss_curve[-1].loss
+    what = "full fine-tuning" if config.full else f"LoRA r={config.lora.r}"
+    return {
+        "summary": (
+            f"{what} on {len(rows):,} rows, {result.supervised_tokens / 1e6:.2f}M supervised tokens, {dropped} rows "
+            f"dropped, held-out {means[0]:.2f} → {means[1]:.2f} nats"
+        ),
+        "rows": len(rows),
+        "rows_dropped_too_long": dropped,
+        "rows_cut": 0,
+        "tokens": result.tokens,
+        "supervised_tokens": result.supervised_tokens,
+        "steps": result.steps,
+        "tokens_per_second": round(result.tokens / max(result.seconds, 1e-9), 1),
+        "loss": loss,
+        "held_out_nll": {"before": means[0], "after": means[1], "rows": len(before), "change": change._asdict()},
+        "loss_curve": [list(point) for point in result.loss_curve],
+        "reference": None,
+    }
+
+
+SFT = Stage(
+    kind="sft",
+    version=1,
+    config=SFTConfig,
+    makes="model",
+    inputs={"model": frozenset({"model"}), "data": frozenset({"rows"})},
+    run=run,
+    sources=("posttrain/stages/sft.py", "posttrain/lm"),
+    outside=frozenset({"model"}),
+)
