@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,11 @@ from trl import SFTConfig, SFTTrainer
 
 from posttrain.errors import PosttrainError
 from posttrain.lm.losses import IGNORED, supervised_cross_entropy
+from posttrain.lm.sft import OnStep
 from posttrain.lm.token_row import TokenRow
 
 KEPT_CHECKPOINTS = 2
 PARTIAL = "partial"
-
-OnStep = Callable[[int, int, dict[str, float]], None]
 
 
 def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, Tensor]:
