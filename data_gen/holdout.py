@@ -1,0 +1,54 @@
+"""Keep evaluation prompts out of training data: drop rows that ask for, or tell, the same.
+
+A row leaks when its required words are those of an evaluation prompt, or when its request or its story is one
+that the evaluation uses. Held-out keys are compared as hashes of normalised text.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from typing import Any
+
+SAME_REQUEST = 3  # required words that make two requests the same one
+
+
+def digest(kind: str, *parts: str) -> str:
+    """A hash that does not depend on case and white space."""
+    content = [kind, *(" ".join(part.casefold().split()) for part in parts)]
+    return sha256(json.dumps(content).encode()).hexdigest()
+
+
+def request_text(entry: dict[str, Any]) -> str:
+    """What the user says, in an instruction row or an evaluation prompt."""
+    return str(entry["prompt"] if "prompt" in entry else entry["messages"][0]["content"])
+
+
+def story_text(entry: dict[str, Any]) -> str | None:
+    """The story of an instruction row, or the reference of an evaluation prompt where it has one."""
+    return entry.get("reference") if "prompt" in entry else entry["messages"][-1]["content"]
+
+
+def fingerprint(entry: dict[str, Any]) -> str:
+    """The identity of a request: its words in any order, features, hero, first sentence and wording."""
+    wanted = [*sorted(entry["words"]), "/", *sorted(entry["features"])]
+    return digest("entry", *wanted, entry["hero"] or "", entry["first_sentence"] or "", request_text(entry))
+
+
+def held_out_keys(entry: dict[str, Any]) -> set[str]:
+    """The hashes by which an entry is recognised: its word set, its request and its story."""
+    keys = {digest("request", request_text(entry))}
+    if story := story_text(entry):
+        keys.add(digest("story", story))
+    words = sorted(set(entry["words"]))
+    if len(words) >= SAME_REQUEST:
+        keys.add(digest("words", *words))
+    return keys
+
+
+def drop_held_out(
+    rows: Sequence[dict[str, Any]], prompts: Iterable[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], int]:
+    """The rows that share no key with any prompt, and how many were dropped."""
+    held_out = {key for prompt in prompts for key in held_out_keys(prompt)}
+    kept = [row for row in rows if held_out.isdisjoint(held_out_keys(row))]
+    return kept, len(rows) - len(kept)

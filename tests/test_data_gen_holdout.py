@@ -1,0 +1,66 @@
+"""Laws of held-out prompts: what the evaluation asks is not in the training data."""
+
+import json
+from collections import Counter
+
+from data_gen.holdout import drop_held_out, fingerprint
+from data_gen.instructions import instruction_rows
+from data_gen.prompts import prompt_rows
+
+ROWS = [row for row in instruction_rows(6, 0, 300) if len(row["words"]) == 3]
+PROMPTS = prompt_rows(99, 200)
+
+
+def test_rows_of_another_seed_stay() -> None:
+    kept, dropped = drop_held_out(ROWS, PROMPTS)
+    assert len(kept) + dropped == len(ROWS)
+    assert dropped <= 1
+
+
+def test_the_same_words_in_another_order_are_dropped() -> None:
+    leak = {**ROWS[0], "words": PROMPTS[3]["words"][::-1]}
+    assert drop_held_out([leak, *ROWS[1:]], PROMPTS)[1] == 1 + drop_held_out(ROWS[1:], PROMPTS)[1]
+
+
+def test_one_common_word_is_no_leak() -> None:
+    row = {**ROWS[0], "words": PROMPTS[0]["words"][:1]}
+    assert drop_held_out([row], PROMPTS) == ([row], 0)
+
+
+def test_the_same_story_or_request_is_dropped() -> None:
+    user, assistant = ROWS[0]["messages"]
+    same_story = {**ROWS[0], "messages": [user, {**assistant, "content": PROMPTS[0]["reference"].upper()}]}
+    same_request = {**ROWS[0], "messages": [{**user, "content": PROMPTS[0]["prompt"]}, assistant]}
+    assert drop_held_out([same_story, same_request], PROMPTS) == ([], 2)
+
+
+def test_a_fingerprint_ignores_the_order_of_words_and_sees_everything_else() -> None:
+    row = ROWS[0]
+    assert fingerprint({**row, "words": row["words"][::-1]}) == fingerprint(row)
+    for changed in ({"hero": "Zed"}, {"features": ["conflict", "dialogue"]}, {"first_sentence": "Hi."}):
+        assert fingerprint({**row, **changed}) != fingerprint(row)
+
+
+def test_a_prompt_and_its_row_have_one_fingerprint() -> None:
+    prompt = PROMPTS[0]
+    messages = [{"role": "user", "content": prompt["prompt"]}, {"role": "assistant", "content": "Once."}]
+    row = {
+        **{key: prompt[key] for key in ("words", "features", "first_sentence", "hero")},
+        "messages": messages,
+    }
+    assert fingerprint(row) == fingerprint(prompt)
+
+
+def test_prompts_have_three_words_each_and_no_set_twice() -> None:
+    sets = Counter(frozenset(prompt["words"]) for prompt in PROMPTS)
+    assert len(PROMPTS) == 200
+    assert set(map(len, sets)) == {3}
+    assert max(sets.values()) == 1
+    assert prompt_rows(99, 200) == PROMPTS
+    assert json.loads(json.dumps(PROMPTS)) == PROMPTS
+
+
+def test_prompts_ask_for_features_heroes_and_first_sentences() -> None:
+    assert 0.5 < sum(bool(prompt["features"]) for prompt in PROMPTS) / 200 < 0.7
+    assert sum(prompt["hero"] is not None for prompt in PROMPTS) > 20
+    assert sum(prompt["first_sentence"] is not None for prompt in PROMPTS) > 20
