@@ -1,6 +1,6 @@
 """Plain documents for pretraining, told from the story world: stories, tagged stories and tagged sentences.
 
-Tags stand in brackets before the text, `[calm | key | dialogue]`, a form that is no chat prompt: the model meets
+Tags stand in brackets before the text, `[ calm | key | dialogue ]`, a form that is no chat prompt: the model meets
 the skill of using given words, and instruction tuning has the protocol to teach. Document i depends on (seed, i).
 """
 
@@ -45,8 +45,8 @@ def held_out(document: str, share: float) -> bool:
 
 
 def tags(words: list[str]) -> str:
-    """`[a | b | c]`"""
-    return f"[{' | '.join(words)}]"
+    """`[ a | b | c ]`; a space before each word, so that it is the same token here as in the story."""
+    return f"[ {' | '.join(words)} ]"
 
 
 def tagged_story(story: Story, rng: random.Random) -> str:

@@ -38,10 +38,9 @@ INDEFINITE, DEFINITE = frozenset({"a", "an", "another"}), frozenset({"the"})
 GENERIC = word_class("generic")
 
 
-FULL_AGAIN, FULL_LINK = (
-    0.28,
-    0.2,
-)  # about one standard deviation under the mean of real stories: 0.37 and 0.27
+# What comes back in a long story is full about one standard deviation under the mean of real stories (0.37 and
+# 0.27); shorter ones have less to come back to and are asked for less in proportion.
+FULL_AGAIN, FULL_LINK, LONG = 0.28, 0.2, 12
 
 
 class Finding(NamedTuple):
@@ -172,7 +171,9 @@ def _subject(story: Story) -> tuple[float, list[str]]:
     held = cohesion(story)
     if held is None:
         return 1.0, []
-    again, link = (min(1.0, share / full) for share, full in zip(held, (FULL_AGAIN, FULL_LINK), strict=True))
+    size = min(1.0, len(story.sentences) / LONG)
+    again = min(1.0, held.again / (size * FULL_AGAIN))
+    link = min(1.0, held.link / (size * FULL_LINK))
     told = [f"{held.again:.0%} of its things come back, its end shares {held.link:.0%} with its start"]
     return 0.35 + 0.4 * again + 0.25 * link, told if min(again, link) < 0.8 else []
 

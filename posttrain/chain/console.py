@@ -22,12 +22,16 @@ from posttrain.chain.runner import Done
 from posttrain.chain.stage import Progress, Tick
 
 LOG_EVERY_S = 10.0
+LOG_WIDTH = 130
 STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "BASELINE": "cyan"}
 
 
 def screen_console(to_stderr: bool = False) -> Console:
     """The console of a run; on stderr when stdout carries JSON."""
-    return Console(highlight=False, stderr=to_stderr)
+    console = Console(highlight=False, stderr=to_stderr)
+    if not console.is_terminal:
+        console.width = LOG_WIDTH  # a log has no width of its own; 80 would break every table
+    return console
 
 
 class _Rate(ProgressColumn):
@@ -45,7 +49,7 @@ class RichScreen:
         self.console = console or screen_console()
 
     def say(self, text: str) -> None:
-        self.console.print(f"  {text}", markup=False)
+        self.console.print(f"  {text}", markup=False, soft_wrap=True)
 
     def progress(self, name: str) -> Progress:
         @contextmanager
@@ -89,7 +93,7 @@ class RichScreen:
             rate = max(done - first, 1e-9) / (now - started)
             left = (known - done) / rate
             line = f"● {name:<16} {done:,}/{known:,} {unit}  {rate:,.1f}/s  {left:,.0f} s left  {note}"
-            self.console.print(line.rstrip(), markup=False)
+            self.console.print(line.rstrip(), markup=False, soft_wrap=True)
 
         yield tick
 
@@ -100,7 +104,7 @@ class RichScreen:
         name = done.node.name + (" (cached)" if done.cached else "")
         line.append(f"{name:<26}")
         line.append_text(_score(metrics) if "verdict" in metrics else Text(str(metrics.get("summary", ""))))
-        self.console.print(line)
+        self.console.print(line, soft_wrap=True)
 
     def closing_table(self, steps: Sequence[dict[str, Any]]) -> None:
         """The table at the end: step, what it did, judge score with interval, verdict, minutes."""

@@ -135,7 +135,7 @@ class Store:
         for name in files:
             _fsync(partial / name)
         record = {**record, "files": files}
-        write_text(partial / RECORD, json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        write_text(partial / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
         _fsync(partial)
         final = self.root / partial.name.removesuffix(".partial")
         if final.exists():  # --rerun: the old entry gives way at the last moment

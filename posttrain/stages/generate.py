@@ -63,7 +63,7 @@ def run(config: GenerateConfig, ctx: StageContext) -> Metrics:
 
 
 def _shown(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "none"
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count and name != "kept") or "none"
 
 
 def _made(config: GenerateConfig, ctx: StageContext) -> tuple[list[Row], dict[str, int]]:

@@ -1,0 +1,54 @@
+# Targets for people; the work is in `posttrain`. `make sft recipe=tinystories` runs the chain up to sft.
+.DEFAULT_GOAL := help
+.PHONY: help install run base generate sft plan report chat check test test-all bench clean
+PYTHON ?= python3
+BIN := .venv/bin
+recipe ?= tinystories
+step ?=
+
+help: ## this list
+	@grep -hE '^[a-z][a-z -]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-28s %s\n", $$1, $$2}'
+	@echo "  recipes: $(basename $(notdir $(wildcard recipes/*.yaml)))"
+
+# torch comes first and exactly: a range would bring gigabytes of CUDA packages where the CPU build is wanted.
+$(BIN)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+install: $(BIN)/.installed ## create .venv with the locked dependencies
+
+run: install ## the whole chain of recipe=NAME
+	@$(BIN)/posttrain run $(recipe)
+
+base generate sft: install ## the chain up to this step, as in: make sft recipe=tinystories
+	@$(BIN)/posttrain run $(recipe) --until $@
+
+plan: install ## what would run
+	@$(BIN)/posttrain plan $(recipe)
+
+report: install ## write report.md of the latest run
+	@$(BIN)/posttrain report $(recipe)
+
+chat: install ## talk to the model of the last step, or of step=NAME
+	@$(BIN)/posttrain chat $(recipe) $(if $(step),--step $(step))
+
+check: install ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: install ## the default tests: offline, on the CPU, in minutes
+	$(BIN)/python -m pytest
+
+test-all: install ## whole chains and kill tests too
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+bench: install ## our training step beside stock TRL, in one run
+	$(BIN)/python bench/sft.py
+
+clean: ## delete runs and caches, keep .venv
+	rm -rf runs build .pytest_cache .mypy_cache .ruff_cache
