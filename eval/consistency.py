@@ -8,7 +8,6 @@ a story that leaves its subject.
 
 import re
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import NamedTuple
 
 from eval.cohesion import FEWEST, cohesion
@@ -16,6 +15,7 @@ from eval.lexicons import word_class
 from eval.loops import loop_share, repeated_sentences
 from eval.prose import FUNCTION, KIN, Story
 from eval.verdict import Verdict, graded
+from eval.words import GRADABLE
 
 HE, SHE = frozenset(["he", "him", "his", "himself"]), frozenset(["she", "her", "hers", "herself"])
 THEY = frozenset(["they", "them", "their"])
@@ -38,8 +38,8 @@ INDEFINITE, DEFINITE = frozenset({"a", "an", "another"}), frozenset({"the"})
 GENERIC = word_class("generic")
 
 
-# What comes back in a long story is full about one standard deviation under the mean of real stories (0.37 and
-# 0.27); shorter ones have less to come back to and are asked for less in proportion.
+# What comes back in a long story is full about one standard deviation under the mean of real stories (0.37
+# and 0.27); shorter ones have less to come back to and are asked for less in proportion.
 FULL_AGAIN, FULL_LINK, LONG = 0.28, 0.2, 12
 
 
@@ -124,12 +124,14 @@ def _told_too_late(story: Story) -> list[str]:
     """Nouns told first as "the X" and only later as "a X"."""
     known: set[str] = set()
     late: list[str] = []
-    for left, word in pairwise(story.words):
-        if left not in INDEFINITE | DEFINITE or word in GENERIC or word in FUNCTION:
+    words = story.words
+    for left, word, after in zip(words, words[1:], (*words[2:], ""), strict=False):
+        noun = after if word in GRADABLE else word
+        if left not in INDEFINITE | DEFINITE or noun in GENERIC or noun in FUNCTION:
             continue
-        if left in INDEFINITE and f"the {word}" in known and f"a {word}" not in known:
-            late.append(word)
-        known.add(f"the {word}" if left in DEFINITE else f"a {word}")
+        if left in INDEFINITE and f"the {noun}" in known and f"a {noun}" not in known:
+            late.append(noun)
+        known.add(f"the {noun}" if left in DEFINITE else f"a {noun}")
     return late
 
 
