@@ -119,11 +119,11 @@ def test_no_axis_is_constant_or_mere_length() -> None:
         assert abs(statistics.correlation(_real_scores(axis), lengths)) < 0.5
 
 
-def test_a_thousand_verdicts_take_seconds() -> None:
+def test_a_hundred_stories_are_judged_in_a_second() -> None:
     texts = _real()
     start = time.process_time()
     _batch(texts)
-    assert len(texts) / (time.process_time() - start) > 100  # measured 600; slack for a busy machine
+    assert len(texts) / (time.process_time() - start) > 100  # measured 650; slack for a busy machine
 
 
 @pytest.mark.parametrize("tale", TALES, ids=["key", "fox", "boat", "bear", "goat"])
@@ -207,3 +207,19 @@ def test_every_verdict_lies_on_the_scale_and_names_its_evidence() -> None:
 def test_what_cannot_be_judged_is_unscored_and_not_a_number(row: Mapping[str, Any], says: str) -> None:
     verdicts = judge_batch({"a": ASKED, "empty": {}}, [row])[0]
     assert all(verdict.score is None and says in verdict.reason for verdict in verdicts.values())
+
+
+def test_no_text_breaks_the_judge() -> None:
+    rng = random.Random(0)
+    letters = [
+        *"abXY ..!?\"'’“”\n\t-,<|>0ß中ǅ\u0301\u200b\u202e\x00😀İ",
+        "the ",
+        "Mia ",
+        " a ",
+        " was ",
+        "named ",
+    ]
+    for _ in range(300):
+        text = "".join(rng.choice(letters) for _ in range(rng.randrange(120)))
+        verdicts = judge_story(ASKED, text, stopped=True)
+        assert all(v.score is not None and 1 <= v.score <= 10 for v in verdicts.values()), text
