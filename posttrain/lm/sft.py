@@ -77,6 +77,7 @@ def train(
     directory when it has saved the model. A continued run ends with the bytes of an uninterrupted one
     (same machine, versions, threads).
     """
+    from posttrain.lm.causal_blocks import causal_blocks
     from posttrain.lm.losses import check_plain_head
     from posttrain.lm.supervised_trainer import SupervisedTrainer, checkpoints
 
@@ -86,7 +87,8 @@ def train(
     done = checkpoints(checkpoint_dir)
     trainer = SupervisedTrainer(model, _trl_config(settings, checkpoint_dir), rows, on_step)
     try:
-        trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
+        with causal_blocks(model, active=trainer.args.bf16 and trainer.args.device.type == "cpu"):
+            trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
     finally:
         trainer.unpatch()
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
