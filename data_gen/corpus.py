@@ -15,9 +15,10 @@ FORMS = ("story", "tagged", "sentence")
 SENTENCES = re.compile(r'[^.!?]+[.!?]"?')
 WORDS = re.compile(r"\b[a-z]{4,}\b")
 PLAIN = frozenset(
-    "about again all always away because before called could every from have into just like lived more named never "
-    "next once only other over said same some that their them then there they this very wanted was were what when "
-    "with would your".split()
+    " ".join(("about again all always away because before called could every from have into just like lived more named never",
+     "next once only other over said same some that their them then there they this very wanted was were what when",
+     "with would your")).split()
+)
 )
 
 

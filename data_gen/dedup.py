@@ -38,9 +38,7 @@ def jaccard(first: frozenset[bytes], second: frozenset[bytes]) -> float:
     return len(first & second) / len(first | second)
 
 
-def deduplicate(
-    rows: Sequence[dict[str, Any]], threshold: float = 0.8
-) -> tuple[list[dict[str, Any]], dict[str, int]]:
+def deduplicate(rows: Sequence[dict[str, Any]], threshold: float = 0.8) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """The rows without later copies, in order, and the counts `kept`, `exact`, `near`."""
     distinct: dict[str, dict[str, Any]] = {}
     for row in rows:

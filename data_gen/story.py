@@ -67,9 +67,7 @@ def required_words(rng: random.Random, world: World, words: Sequence[str]) -> tu
         kinds = [kind for kind, known in classes.items() if word in known]
         if not kinds or kinds[0] in chosen:
             problem = f"a second {kinds[0]}" if kinds else "not in data_gen/world"
-            raise ValueError(
-                f"words {list(words)}: {word!r} is {problem}; give one noun, verb or adjective each."
-            )
+            raise ValueError(f"words {list(words)}: {word!r} is {problem}; give one noun, verb or adjective each.")
         chosen[kinds[0]] = word
     drawn = {kind: rng.choice(known) for kind, known in classes.items()} | chosen
     return drawn["noun"], drawn["verb"], drawn["adjective"]
@@ -122,9 +120,7 @@ class Told(NamedTuple):
     features: set[str]
 
 
-def say(
-    rng: random.Random, beats: Sequence[Beat], cast: Cast, shown: frozenset[str], told: Told
-) -> list[str]:
+def say(rng: random.Random, beats: Sequence[Beat], cast: Cast, shown: frozenset[str], told: Told) -> list[str]:
     """The sentences of some beats, noted in `told`."""
     sentences = []
     for beat in beats:

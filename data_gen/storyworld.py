@@ -87,9 +87,7 @@ def compile_beats(raw: Any, shared: Mapping[str, Any]) -> tuple[Beat, ...]:
         return compile_beats(shared[raw["use"]], shared)
     if isinstance(raw, dict):
         if raw["if"] not in FEATURES:
-            raise ValueError(
-                f"data_gen/world: unknown feature {raw['if']!r}; known are {', '.join(FEATURES)}."
-            )
+            raise ValueError(f"data_gen/world: unknown feature {raw['if']!r}; known are {', '.join(FEATURES)}.")
         hidden = compile_beats(raw.get("else", []), shared)
         return (Branch(raw["if"], compile_beats(raw["then"], shared), hidden),)
     if raw and all(isinstance(item, str) for item in raw):

@@ -86,9 +86,7 @@ def axis_scores(texts: Sequence[str], asked: Mapping[str, Any]) -> dict[str, lis
 
 
 def _line(name: str, found: Mapping[str, Sequence[float]], real: Mapping[str, Sequence[float]]) -> str:
-    figures = [
-        f"{sum(found[axis]) / len(found[axis]):5.2f} ({auc(real[axis], found[axis]):.2f})" for axis in AXES
-    ]
+    figures = [f"{sum(found[axis]) / len(found[axis]):5.2f} ({auc(real[axis], found[axis]):.2f})" for axis in AXES]
     return f"{name:22}" + "  ".join(f"{figure:13}" for figure in figures)
 
 

@@ -80,13 +80,7 @@ def _names(story: Story) -> Iterator[Finding]:
     given = {match.group(1) for pattern in (INTRODUCED, APPOSED) for match in pattern.finditer(story.text)}
     spoken = " ".join(story.speeches)
     for name, where in story.names.items():
-        if (
-            len(where) == 1
-            and name != main
-            and where[0] > count / 3
-            and name not in given
-            and name not in spoken
-        ):
+        if len(where) == 1 and name != main and where[0] > count / 3 and name not in given and name not in spoken:
             yield Finding(0.15, f"{name} appears once, in sentence {where[0] + 1}, unannounced")
     if len(story.names) > 5:
         yield Finding(min(0.5, 0.08 * (len(story.names) - 5)), f"{len(story.names)} names")

@@ -70,9 +70,7 @@ def _novelty(story: Story, shared: Shared) -> tuple[float, float]:
 def creativity(story: Story, shared: Shared | None) -> Verdict:
     """Variety within the story and, with other prompts to compare, novelty against their answers."""
     words, pairs, triples = (_spread(ngrams(story.words, size)) for size in (1, 2, 3))
-    inside = (
-        0.5 * _scaled(words, 0.40, 0.85) + 0.25 * _scaled(pairs, 0.6, 1.0) + 0.25 * _scaled(triples, 0.7, 1.0)
-    )
+    inside = 0.5 * _scaled(words, 0.40, 0.85) + 0.25 * _scaled(pairs, 0.6, 1.0) + 0.25 * _scaled(triples, 0.7, 1.0)
     inside *= min(1.0, len(story.words) / WINDOW)
     inside *= 1 - min(0.9, 2 * max(0.0, loop_share(story) - 0.03))
     evidence = [

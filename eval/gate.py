@@ -53,9 +53,7 @@ def gate(
         raise GateError(f"gate on {axis}: a minimum {minimum} but no interval; give `absolute`.")
     unscored = tally.asked - tally.scored
     if tally.asked == 0 or tally.missing_share > MOST_UNSCORED:
-        return Gate(
-            "INCONCLUSIVE", f"{axis}: {unscored} of {tally.asked} answers unscored; at most 2 % may be."
-        )
+        return Gate("INCONCLUSIVE", f"{axis}: {unscored} of {tally.asked} answers unscored; at most 2 % may be.")
     if difference is not None:
         outcome = _against(difference, 0.0, at_line=False)
         told = {"PASS": "better than", "FAIL": "worse than"}.get(outcome, "not told apart from")

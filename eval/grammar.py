@@ -32,9 +32,7 @@ NO_OBJECT = word_class("no_object")
 HELPERS = word_class("helpers")
 NO_PAST = word_class("no_past")
 AMBIGUOUS_AFTER_TO = NO_PAST | word_class("no_past_after_to")
-CLAUSE_STARTS = frozenset(
-    ["", ",", "and", "but", "so", "then", "when", "because", ".", '"', "while", "until", "where"]
-)
+CLAUSE_STARTS = frozenset(["", ",", "and", "but", "so", "then", "when", "because", ".", '"', "while", "until", "where"])
 BARE = word_class("bare")
 PAST_VERBS = word_class("past_verbs")
 
@@ -66,9 +64,7 @@ def _impossible(left: str, right: str) -> bool:
         return right in NO_VERB
     if left in PREPOSITIONS:
         return (
-            right in NO_OBJECT
-            and not (left == "for" and right in SUBJECTS)
-            and not (left != "of" and right in ".!?")
+            right in NO_OBJECT and not (left == "for" and right in SUBJECTS) and not (left != "of" and right in ".!?")
         )
     return (left, right) in {
         ("to", "was"),

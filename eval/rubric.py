@@ -28,9 +28,7 @@ class Rubric:
     def definition(self, axis: str) -> str:
         """The text of one axis; an unknown one is an error that lists those there are."""
         if axis not in self.axes:
-            raise RubricError(
-                f"rubric '{self.title}': no axis '{axis}'; its axes are {', '.join(self.axes)}."
-            )
+            raise RubricError(f"rubric '{self.title}': no axis '{axis}'; its axes are {', '.join(self.axes)}.")
         return self.axes[axis]
 
 
@@ -42,18 +40,12 @@ def _axes(title: str, sections: Sequence[tuple[str, str]]) -> dict[str, str]:
                 f"rubric '{title}': axis '## {name}' is no valid name; use lower-case letters, digits and _."
             )
         if name in axes:
-            raise RubricError(
-                f"rubric '{title}': axis '{name}' is defined twice; keep one '## {name}' section."
-            )
+            raise RubricError(f"rubric '{title}': axis '{name}' is defined twice; keep one '## {name}' section.")
         if not definition:
-            raise RubricError(
-                f"rubric '{title}': axis '{name}' has no definition; write one under '## {name}'."
-            )
+            raise RubricError(f"rubric '{title}': axis '{name}' has no definition; write one under '## {name}'.")
         axes[name] = definition
     if not axes:
-        raise RubricError(
-            f"rubric '{title}': no axes; add at least one '## axis' section with its definition."
-        )
+        raise RubricError(f"rubric '{title}': no axes; add at least one '## axis' section with its definition.")
     return axes
 
 
@@ -64,9 +56,7 @@ def load_rubric(text: str) -> Rubric:
         raise RubricError("rubric: no '# title' first; start the file with '# name of the rubric'.")
     titles = [heading.group(2) for heading in headings if heading.group(1) == "#"]
     if len(titles) > 1:
-        raise RubricError(
-            f"rubric '{titles[0]}': a second title '# {titles[1]}'; axes are '## axis' sections."
-        )
+        raise RubricError(f"rubric '{titles[0]}': a second title '# {titles[1]}'; axes are '## axis' sections.")
     ends = [heading.start() for heading in headings[1:]] + [len(text)]
     bodies = [text[heading.end() : end].strip() for heading, end in zip(headings, ends, strict=True)]
     sections = [(heading.group(2), body) for heading, body in zip(headings, bodies, strict=True)][1:]

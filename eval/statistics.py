@@ -47,9 +47,7 @@ def _cluster_sums(values: Sequence[float], clusters: Sequence[str]) -> tuple[Flo
     """Sum and size of each cluster, in the order of their names, so that row order does not matter."""
     array = _finite(values, "cluster_bootstrap")
     if len(clusters) != array.size:
-        raise StatisticsError(
-            f"cluster_bootstrap: {array.size} values, {len(clusters)} clusters; one cluster a value."
-        )
+        raise StatisticsError(f"cluster_bootstrap: {array.size} values, {len(clusters)} clusters; one cluster a value.")
     _, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
     order = np.lexsort((array, index))
     return _count(index[order], array[order]), _count(index, np.ones_like(array))
@@ -90,9 +88,7 @@ def _bca_levels(sums: Floats, sizes: Floats, means: Floats, mean: float, level: 
     bias = normal.inv_cdf(min(max(below, 1e-3), 1 - 1e-3))
     z = normal.inv_cdf(0.5 + level / 2)
     degrees = sums.size - 1
-    wide = np.sqrt(sums.size / degrees) * (
-        z + (z**3 + z) / (4 * degrees)
-    )  # Cornish-Fisher t quantile, narrowness bias
+    wide = np.sqrt(sums.size / degrees) * (z + (z**3 + z) / (4 * degrees))  # Cornish-Fisher t quantile, narrowness bias
     corrected = [bias + (bias + side) / (1 - skew * (bias + side)) for side in (-wide, wide)]
     return [normal.cdf(float(value)) for value in corrected]
 
@@ -110,8 +106,7 @@ def differences(after: Mapping[str, float], before: Mapping[str, float]) -> dict
     shared = sorted(after.keys() & before.keys())
     if not shared:
         raise StatisticsError(
-            f"differences: {len(after)} and {len(before)} prompts, none shared; "
-            "judge both on the same prompts."
+            f"differences: {len(after)} and {len(before)} prompts, none shared; judge both on the same prompts."
         )
     return {prompt: after[prompt] - before[prompt] for prompt in shared}
 
@@ -128,9 +123,7 @@ def paired_difference(
 ) -> Interval:
     """After minus before on per-prompt means matched by prompt id, with its interval over prompts."""
     by_prompt = differences(prompt_means(after, after_clusters), prompt_means(before, before_clusters))
-    return cluster_bootstrap(
-        list(by_prompt.values()), list(by_prompt), seed=seed, resamples=resamples, level=level
-    )
+    return cluster_bootstrap(list(by_prompt.values()), list(by_prompt), seed=seed, resamples=resamples, level=level)
 
 
 def sign_flip_p(differences: Sequence[float], *, seed: int = 0, flips: int = 10000) -> float:
@@ -145,9 +138,7 @@ def sign_flip_p(differences: Sequence[float], *, seed: int = 0, flips: int = 100
     return float((extreme + 1) / (flips + 1))
 
 
-def minimum_detectable_effect(
-    differences: Sequence[float], power: float = 0.8, *, level: float = 0.95
-) -> float:
+def minimum_detectable_effect(differences: Sequence[float], power: float = 0.8, *, level: float = 0.95) -> float:
     """The true mean difference that a test at `level` would find with `power`; infinite for one prompt."""
     array = _finite(differences, "minimum_detectable_effect")
     if array.size < 2:

@@ -31,17 +31,11 @@ def _allowed(prompt: Mapping[str, Any]) -> frozenset[str]:
     return frozenset().union(*(accepted(word) for text in asked for word in tokens(text)))
 
 
-def _judge(
-    prompt: Mapping[str, Any], story: Story, stopped: bool, shared: Shared | None
-) -> dict[str, Verdict]:
+def _judge(prompt: Mapping[str, Any], story: Story, stopped: bool, shared: Shared | None) -> dict[str, Verdict]:
     if not story.words:
         return _all(Verdict(LOW, "no words"))
     correct, novel = grammar(story, _allowed(prompt)), creativity(story, shared)
-    if (
-        correct.score is not None
-        and novel.score is not None
-        and novel.score > correct.score + NOVELTY_ALLOWANCE
-    ):
+    if correct.score is not None and novel.score is not None and novel.score > correct.score + NOVELTY_ALLOWANCE:
         novel = Verdict(round(correct.score + NOVELTY_ALLOWANCE, 2), novel.reason + "; held down by grammar")
     return {
         "grammar": correct,

@@ -40,9 +40,7 @@ def unscored(reason: str) -> Verdict:
 def graded(quality: float, evidence: Iterable[str]) -> Verdict:
     """A verdict on the 1 to 10 scale from a quality in [0, 1]; nan is refused, as it hides a failure."""
     if math.isnan(quality):
-        raise ValueError(
-            "graded: quality is nan; expected a number in [0, 1]. Return unscored(reason) instead."
-        )
+        raise ValueError("graded: quality is nan; expected a number in [0, 1]. Return unscored(reason) instead.")
     score = LOW + (HIGH - LOW) * min(max(quality, 0.0), 1.0)
     return Verdict(round(score, 2), "; ".join(evidence) or "nothing to report")
 

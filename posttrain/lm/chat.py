@@ -7,6 +7,7 @@ pieces may become control ids. So no content, whatever it says, can speak as the
 import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
@@ -119,7 +120,7 @@ def _pieces(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[str, int 
     """Cut rendered text into (literal, None, supervised) and ("", index of the message, supervised)."""
     cuts = sorted({0, len(text), *(edge for span in spans for edge in span)})
     pieces: list[tuple[str, int | None, bool]] = []
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in pairwise(cuts):
         inside = any(low <= start and stop <= high for low, high in spans)
         at = start
         for match in STAND_IN.finditer(text, start, stop):

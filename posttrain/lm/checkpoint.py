@@ -27,9 +27,7 @@ def save_checkpoint(
     temporary.replace(work / NAME)
 
 
-def load_checkpoint(
-    work: Path, model: "PreTrainedModel", optimizer: "torch.optim.Optimizer"
-) -> tuple[int, Curve]:
+def load_checkpoint(work: Path, model: "PreTrainedModel", optimizer: "torch.optim.Optimizer") -> tuple[int, Curve]:
     """Restore in place; (0, []) when there is no checkpoint."""
     import torch
     from safetensors import safe_open

@@ -1,9 +1,7 @@
 """Where tensors live and in which precision: the one place that asks what this machine has."""
 
 import contextlib
-import platform
 from functools import cache
-from pathlib import Path
 
 
 def device() -> str:
@@ -15,15 +13,13 @@ def device() -> str:
 
 @cache
 def has_fast_bf16(kind: str) -> bool:
-    """True where bf16 matrix products are faster than fp32: CUDA from Ampere on, x86 with avx512_bf16 or amx."""
+    """True where bf16 matrix products beat fp32: CUDA from Ampere on, CPUs with bf16 instructions."""
     import torch
 
     if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if platform.system() != "Linux":
-        return False
-    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def autocast(kind: str) -> contextlib.AbstractContextManager[object]:

@@ -88,9 +88,7 @@ class _HeadLoss(torch.autograd.Function):
     """Summed cross entropy of `head(hidden)`; the gradients are taken chunk by chunk in the forward pass."""
 
     @staticmethod
-    def forward(
-        ctx: Any, head: nn.Module, chunk: int, hidden: Tensor, targets: Tensor, *weights: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, head: nn.Module, chunk: int, hidden: Tensor, targets: Tensor, *weights: Tensor) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         hidden_grad = torch.empty_like(hidden)
         weight_grads: list[Tensor | None] = [None] * len(weights)

@@ -18,7 +18,9 @@ def load_tokenizer(path: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise PosttrainError(f"{path}: no tokenizer can be loaded ({_first_line(error)}). Check the directory.") from None
+        raise PosttrainError(
+            f"{path}: no tokenizer can be loaded ({_first_line(error)}). Check the directory."
+        ) from None
     if not tokenizer.is_fast:
         raise PosttrainError(f"{path}: a slow tokenizer; a fast one (tokenizer.json) is needed. Convert it first.")
     return tokenizer

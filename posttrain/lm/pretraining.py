@@ -62,7 +62,11 @@ def pack(tokenizer: "Tokenizer", texts: Iterable[str], end_id: int) -> Corpus:
 
 
 def new_model(shape: Architecture, vocab_size: int, eos_id: int, pad_id: int, seed: int) -> "PreTrainedModel":
-    """A randomly initialised Llama with tied embeddings."""
+    """A randomly initialised Llama with tied embeddings.
+
+    Weights start at 1/sqrt(hidden_size): at transformers' 0.02, meant for wide models, attention of a narrow one
+    is uniform at first and copying from the context comes late.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -70,6 +74,7 @@ def new_model(shape: Architecture, vocab_size: int, eos_id: int, pad_id: int, se
     config = LlamaConfig(
         **shape.model_dump(),
         vocab_size=vocab_size,
+        initializer_range=shape.hidden_size**-0.5,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=eos_id,
@@ -113,7 +118,10 @@ def pretrain(
 
     decayed = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95), fused=True)
     start, curve = load_checkpoint(work, model, optimizer)
     model.train()
@@ -124,7 +132,7 @@ def pretrain(
         with autocast(model.device.type):
             logits = model(input_ids=batch[:, :-1], use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

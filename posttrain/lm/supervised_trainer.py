@@ -49,8 +49,7 @@ def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, Tensor]:
 def as_dataset(rows: Sequence[TokenRow]) -> Dataset:
     """Columns `input_ids` and `labels` (-100 where a token is not supervised)."""
     labels = [
-        [token if kept else IGNORED for token, kept in zip(row.input_ids, row.supervised, strict=True)]
-        for row in rows
+        [token if kept else IGNORED for token, kept in zip(row.input_ids, row.supervised, strict=True)] for row in rows
     ]
     return Dataset.from_dict({"input_ids": [row.input_ids for row in rows], "labels": labels})
 
@@ -123,9 +122,7 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]
         self._counts["tokens"] += int(inputs["tokens"].sum())
         self._counts["supervised_tokens"] += int((inputs["labels"][:, 1:] != IGNORED).sum())
         with self.accelerator.autocast():
-            return supervised_cross_entropy(
-                self.model, inputs["input_ids"], None, inputs["labels"], num_items_in_batch
-            )
+            return supervised_cross_entropy(self.model, inputs["input_ids"], None, inputs["labels"], num_items_in_batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Keep each step's figures in the trainer's state, so in checkpoints, and hand them to `on_step`."""

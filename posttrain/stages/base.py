@@ -156,7 +156,9 @@ def _documents(config: BaseConfig) -> tuple[list[str], list[str]]:
 def _text(row: dict[str, Any], number: int, path: Path) -> str:
     text = row.get("text")
     if not isinstance(text, str) or not text.strip():
-        raise PosttrainError(f"{path}, row {number}: no 'text'; a non-empty string is needed. Correct or delete the row.")
+        raise PosttrainError(
+            f"{path}, row {number}: no 'text'; a non-empty string is needed. Correct or delete the row."
+        )
     return text
 
 

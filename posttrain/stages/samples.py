@@ -77,5 +77,10 @@ SAMPLES = Stage(
     makes="samples",
     inputs={"model": frozenset({"model"})},
     run=run,
-    sources=("posttrain/stages/samples.py", "posttrain/engines", "posttrain/lm/chat.py", "posttrain/lm/models.py"),
+    sources=(
+        "posttrain/stages/samples.py",
+        "posttrain/engines",
+        "posttrain/lm/chat.py",
+        "posttrain/lm/models.py",
+    ),
 )

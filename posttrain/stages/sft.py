@@ -151,7 +151,9 @@ def _shown(path: Path) -> str:
     return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
 
 
-def _metrics(config: SFTConfig, rows: list[Any], dropped: int, result: Any, before: list[float], after: list[float]) -> Metrics:
+def _metrics(
+    config: SFTConfig, rows: list[Any], dropped: int, result: Any, before: list[float], after: list[float]
+) -> Metrics:
     from eval.statistics import cluster_bootstrap
 
     names = [str(at) for at in range(len(before))]
@@ -172,7 +174,12 @@ def _metrics(config: SFTConfig, rows: list[Any], dropped: int, result: Any, befo
         "steps": result.steps,
         "tokens_per_second": round(result.tokens / max(result.seconds, 1e-9), 1),
         "loss": loss,
-        "held_out_nll": {"before": means[0], "after": means[1], "rows": len(before), "change": change._asdict()},
+        "held_out_nll": {
+            "before": means[0],
+            "after": means[1],
+            "rows": len(before),
+            "change": change._asdict(),
+        },
         "loss_curve": [list(point) for point in result.loss_curve],
         "reference": None,
     }
