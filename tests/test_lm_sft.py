@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,19 +187,23 @@ def test_batches_hold_rows_of_like_length_and_depend_on_seed_and_epoch_alone() -
 
 
 @pytest.mark.parametrize("last", [2, 4, 8], ids=["before a checkpoint", "first epoch", "second epoch"])
-@pytest.mark.parametrize("make", [llama, lambda: with_lora(lora_dropout=0.2)], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    ("make", "bf16"),
+    [(llama, False), (lambda: with_lora(lora_dropout=0.2), True)],
+    ids=["full in fp32", "lora in bf16"],
+)
 def test_an_interrupted_run_ends_with_the_bytes_of_an_uninterrupted_one(
-    make: Callable[[], Any], last: int, tmp_path: Path
+    make: Callable[[], Any], bf16: bool, last: int, tmp_path: Path
 ) -> None:
-    whole = make()
-    expected = fit(whole, tmp_path / "whole")
+    whole, settings = make(), replace(STEADY, bf16=bf16)
+    expected = fit(whole, tmp_path / "whole", settings)
     with pytest.raises(KeyboardInterrupt):
-        train(make(), ROWS, settings=STEADY, checkpoint_dir=tmp_path / "c", on_step=stop_at(last))
+        train(make(), ROWS, settings=settings, checkpoint_dir=tmp_path / "c", on_step=stop_at(last))
     resumed, steps = make(), []
     result = train(
         resumed,
         ROWS,
-        settings=STEADY,
+        settings=settings,
         checkpoint_dir=tmp_path / "c",
         on_step=lambda step, total, logs: steps.append(step),
     )
@@ -210,7 +215,7 @@ def test_an_interrupted_run_ends_with_the_bytes_of_an_uninterrupted_one(
 def test_another_seed_ends_with_other_bytes(tmp_path: Path) -> None:
     first, second = with_lora(lora_dropout=0.2), with_lora(lora_dropout=0.2)
     fit(first, tmp_path / "c1")
-    fit(second, tmp_path / "c2", SFTSettings(**{**vars(STEADY), "seed": 1}))
+    fit(second, tmp_path / "c2", replace(STEADY, seed=1))
     assert weights_hash(first, tmp_path / "a") != weights_hash(second, tmp_path / "b")
 
 
@@ -383,7 +388,7 @@ def test_a_trainer_field_that_is_unknown_or_ours_is_refused(name: str, said: str
 
 def test_a_trainer_field_reaches_the_trainer(tmp_path: Path) -> None:
     plain, fields = llama(), {"max_steps": 3, "adam_beta1": 0.5}
-    assert fit(plain, tmp_path, SFTSettings(**{**vars(STEADY), "trainer": fields})).steps == 3
+    assert fit(plain, tmp_path, replace(STEADY, trainer=fields)).steps == 3
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posttrain.errors import PosttrainError
+from posttrain.lm.device import device, has_fast_bf16
 from posttrain.lm.token_row import TokenRow
 
 OnStep = Callable[[int, int, dict[str, float]], None]
@@ -54,13 +55,8 @@ class TrainResult(NamedTuple):
 
 
 def mixed_precision() -> bool:
-    """Whether bf16 autocast is faster here than fp32: on CUDA, and on CPUs with bf16 instructions."""
-    import torch
-
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    cpu = torch.cpu.get_capabilities()
-    return bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))
+    """Whether training here runs under bf16 autocast unless a recipe says otherwise."""
+    return has_fast_bf16(device())
 
 
 def train(
@@ -148,11 +144,10 @@ def _trained_tokens(model: Any, ids: Sequence[int]) -> list[int] | dict[str, lis
 
 def _trl_config(settings: SFTSettings, checkpoint_dir: Path) -> Any:
     """The `SFTConfig` of a run: the settings, what this module needs, and the recipe's further fields."""
-    import torch
     from transformers import TrainingArguments
     from trl import SFTConfig
 
-    cuda = torch.cuda.is_available()
+    cuda = device() == "cuda"
     ours = {
         "output_dir": str(checkpoint_dir),
         "learning_rate": settings.learning_rate,
