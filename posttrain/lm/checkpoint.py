@@ -1,6 +1,7 @@
-"""Checkpoints as safetensors: weights, AdamW moments, step and loss curve; whole or absent on the disk."""
+"""Checkpoints as safetensors: weights, optimizer moments, step and loss curve; whole or absent on the disk."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,21 +14,23 @@ NAME = "checkpoint.safetensors"
 
 
 def save_checkpoint(
-    work: Path, model: "PreTrainedModel", optimizer: "torch.optim.Optimizer", step: int, curve: Curve
+    work: Path, model: "PreTrainedModel", optimizers: Sequence["torch.optim.Optimizer"], step: int, curve: Curve
 ) -> None:
     """Replace the checkpoint in `work` in one rename."""
     from safetensors.torch import save_file
 
     tensors = {f"model.{name}": p.detach().cpu().contiguous() for name, p in model.named_parameters()}
     for name, parameter in model.named_parameters():
-        for key, value in optimizer.state[parameter].items():
+        for key, value in _owner(optimizers, parameter).state[parameter].items():
             tensors[f"optimizer.{name}.{key}"] = value.detach().cpu().contiguous()
     temporary = work / (NAME + ".tmp")
     save_file(tensors, temporary, metadata={"step": str(step), "curve": json.dumps(curve)})
     temporary.replace(work / NAME)
 
 
-def load_checkpoint(work: Path, model: "PreTrainedModel", optimizer: "torch.optim.Optimizer") -> tuple[int, Curve]:
+def load_checkpoint(
+    work: Path, model: "PreTrainedModel", optimizers: Sequence["torch.optim.Optimizer"]
+) -> tuple[int, Curve]:
     """Restore in place; (0, []) when there is no checkpoint."""
     import torch
     from safetensors import safe_open
@@ -42,7 +45,7 @@ def load_checkpoint(work: Path, model: "PreTrainedModel", optimizer: "torch.opti
             for name, parameter in model.named_parameters():
                 parameter.copy_(file.get_tensor(f"model.{name}"))
                 prefix = f"optimizer.{name}."
-                optimizer.state[parameter] = {
+                _owner(optimizers, parameter).state[parameter] = {
                     key.removeprefix(prefix): file.get_tensor(key).to(
                         parameter.device if not key.endswith(".step") else "cpu"
                     )
@@ -50,3 +53,9 @@ def load_checkpoint(work: Path, model: "PreTrainedModel", optimizer: "torch.opti
                     if key.startswith(prefix)
                 }
     return int(metadata["step"]), [(int(step), float(loss)) for step, loss in json.loads(metadata["curve"])]
+
+
+def _owner(optimizers: Sequence["torch.optim.Optimizer"], parameter: "torch.Tensor") -> "torch.optim.Optimizer":
+    """The one optimizer that trains a parameter."""
+    owners = [o for o in optimizers for group in o.param_groups if any(p is parameter for p in group["params"])]
+    return owners[0]

@@ -37,9 +37,10 @@ class Pretraining(Config):
     steps: int = Field(2000, ge=1)
     batch_size: int = Field(16, ge=1, description="sequences a step")
     sequence_length: int = Field(256, ge=8, description="tokens")
-    learning_rate: float = Field(3e-3, gt=0)
+    learning_rate: float = Field(0.02, gt=0, description="of the matrices, which Muon trains")
+    embedding_learning_rate: float = Field(5e-3, gt=0, description="of embeddings and norms, which AdamW trains")
     warmup_steps: int = Field(50, ge=0)
-    weight_decay: float = 0.1
+    weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     checkpoint_every: int = Field(200, ge=1)
 
@@ -62,11 +63,7 @@ def pack(tokenizer: "Tokenizer", texts: Iterable[str], end_id: int) -> Corpus:
 
 
 def new_model(shape: Architecture, vocab_size: int, eos_id: int, pad_id: int, seed: int) -> "PreTrainedModel":
-    """A randomly initialised Llama with tied embeddings.
-
-    Weights start at 1/sqrt(hidden_size): at transformers' 0.02, meant for wide models, attention of a narrow one
-    is uniform at first and copying from the context comes late.
-    """
+    """A randomly initialised Llama with tied embeddings."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -74,7 +71,6 @@ def new_model(shape: Architecture, vocab_size: int, eos_id: int, pad_id: int, se
     config = LlamaConfig(
         **shape.model_dump(),
         vocab_size=vocab_size,
-        initializer_range=shape.hidden_size**-0.5,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=eos_id,
@@ -100,11 +96,24 @@ def batch_at(corpus: Corpus, settings: Pretraining, seed: int, step: int) -> "to
 
 
 def rate_at(settings: Pretraining, step: int) -> float:
-    """Linear warm-up, then cosine down to a tenth."""
+    """Share of the learning rate at a step: linear warm-up, then cosine down to a tenth."""
     if step < settings.warmup_steps:
-        return settings.learning_rate * (step + 1) / settings.warmup_steps
+        return (step + 1) / settings.warmup_steps
     share = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
-    return settings.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * share)))
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * share))
+
+
+def optimizers(model: "PreTrainedModel", settings: Pretraining) -> list["torch.optim.Optimizer"]:
+    """Muon for the matrices inside the layers, AdamW for embeddings and norms (Jordan et al. 2024)."""
+    import torch
+
+    embedding = model.get_input_embeddings().weight
+    matrices = [p for p in model.parameters() if p.dim() == 2 and p is not embedding]
+    others = [p for p in model.parameters() if p.dim() != 2 or p is embedding]
+    return [
+        torch.optim.Muon(matrices, lr=settings.learning_rate, weight_decay=settings.weight_decay),
+        torch.optim.AdamW(others, lr=settings.embedding_learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
 
 
 def pretrain(
@@ -116,32 +125,28 @@ def pretrain(
     from posttrain.lm.checkpoint import load_checkpoint, save_checkpoint
     from posttrain.lm.device import autocast
 
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    plain = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95), fused=True)
-    start, curve = load_checkpoint(work, model, optimizer)
+    trained = optimizers(model, settings)
+    start, curve = load_checkpoint(work, model, trained)
+    rates = [(group, group["lr"]) for optimizer in trained for group in optimizer.param_groups]
     model.train()
     for step in range(start, settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = rate_at(settings, step)
+        for group, rate in rates:
+            group["lr"] = rate * rate_at(settings, step)
         batch = batch_at(corpus, settings, seed, step).to(model.device)
         with autocast(model.device.type):
             logits = model(input_ids=batch[:, :-1], use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in trained:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         done = step + 1
         if done % 50 == 0 or done == settings.steps:
             curve.append((done, round(float(loss.detach()), 4)))
         tick(done, f"loss {curve[-1][1]:.2f}" if curve else "")
         if done % settings.checkpoint_every == 0 and done < settings.steps:
-            save_checkpoint(work, model, optimizer, done, curve)
+            save_checkpoint(work, model, trained, done, curve)
     return curve
 
 

@@ -13,7 +13,8 @@ END, USER, ASSISTANT, PAD = "<|end|>", "<|user|>", "<|assistant|>", "<|pad|>"
 CHAT_TOKENS = (END, USER, ASSISTANT, PAD)
 GNARLY = (
     "Caf\u00e9 na\u00efve \u00fcber \u2014 \u201cquotes\u201d \u2026",
-    "\u65e5\u672c\u8a9e \u4e2d\u6587 \ud55c\uad6d\uc5b4 \u0627\u0644\u0639\u0631\u0628\u064a\u0629 \u05e2\u05d1\u05e8\u05d9\u05ea",
+    "\u65e5\u672c\u8a9e \u4e2d\u6587 \ud55c\uad6d\uc5b4 "
+    "\u0627\u0644\u0639\u0631\u0628\u064a\u0629 \u05e2\u05d1\u05e8\u05d9\u05ea",
     "\U0001f600\U0001f469\u200d\U0001f680 e\u0301 \u00a0 \u200b \ufeff",
     "tabs\tand\r\nnewlines\n\n  spaces   end ",
     "\x00\x01\x7f <|us er|> {{ x }} </s> \\n",

@@ -101,8 +101,8 @@ def _from_scratch(config: BaseConfig, shape: Architecture, ctx: StageContext) ->
     length = config.training.sequence_length
     if min(len(corpus.ids), len(held_corpus.ids)) < 2 * length:
         raise PosttrainError(
-            f"corpus: {len(corpus.ids):,} training and {len(held_corpus.ids):,} held-out tokens; at least {2 * length:,} "
-            "of each are needed. Give more documents or a shorter training.sequence_length."
+            f"corpus: {len(corpus.ids):,} training and {len(held_corpus.ids):,} held-out tokens; at least "
+            f"{2 * length:,} of each are needed. Give more documents or a shorter training.sequence_length."
         )
     model = new_model(shape, bpe.get_vocab_size(), end, pad, config.seed).to(device())
     with ctx.progress(config.training.steps, "step") as tick:
@@ -114,7 +114,8 @@ def _from_scratch(config: BaseConfig, shape: Architecture, ctx: StageContext) ->
     cut = fertility(bpe, held[:500])
     size = parameters(model)
     return {
-        "summary": f"{size / 1e6:.2f}M parameters from scratch on {tokens / 1e6:.1f}M tokens, held-out {held_nll:.3f} nats",
+        "summary": f"{size / 1e6:.2f}M parameters from scratch on {tokens / 1e6:.1f}M tokens, "
+        f"held-out {held_nll:.3f} nats",
         "parameters": size,
         "vocabulary": bpe.get_vocab_size(),
         "documents": len(corpus.starts),
@@ -147,8 +148,8 @@ def _documents(config: BaseConfig) -> tuple[list[str], list[str]]:
     training, held_back = split
     if not training or not held_back:
         raise PosttrainError(
-            f"corpus: {len(training)} documents to train on and {len(held_back)} held out; at least one of each is needed. "
-            "Give more documents or another corpus.hold_out."
+            f"corpus: {len(training)} documents to train on and {len(held_back)} held out; at least "
+            "one of each is needed. Give more documents or another corpus.hold_out."
         )
     return training, held_back
 

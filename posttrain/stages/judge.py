@@ -35,7 +35,8 @@ def run(config: JudgeConfig, ctx: StageContext) -> Metrics:
         raise PosttrainError(f"{config.rubric}: {error}") from None
     if config.axis not in rubric.axes:
         raise PosttrainError(
-            f"judge.axis: '{config.axis}' is no axis of {config.rubric}; there is {', '.join(rubric.axes)}. Name one of them."
+            f"judge.axis: '{config.axis}' is no axis of {config.rubric}; "
+            f"there is {', '.join(rubric.axes)}. Name one of them."
         )
     prompts, completions = _judged(config, ctx)
     verdicts = judge_batch(prompts, completions)
@@ -146,7 +147,7 @@ def _used(prompts: Mapping[str, Row], completions: list[Row]) -> dict[str, Any] 
     pairs = [
         (share_used(row["text"], words), row["id"])
         for row in completions
-        if (words := prompts.get(row["id"], {}).get("words"))
+        if row["text"] is not None and (words := prompts.get(row["id"], {}).get("words"))
     ]
     if not pairs:
         return None

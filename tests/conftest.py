@@ -1,0 +1,44 @@
+"""Tests run offline on one thread; tiny real models are made once a session."""
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+STORIES260K = SHARED / "models" / "stories260k"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Llama with our tokenizer and chat template, as a directory."""
+    from data_gen.story import tell
+    from posttrain.lm.chat import TEMPLATE
+    from posttrain.lm.models import load_tokenizer, save_model
+    from posttrain.lm.pretraining import Architecture, new_model
+    from posttrain.lm.tokenizer import save_tokenizer, train_tokenizer
+
+    path = tmp_path_factory.mktemp("tiny")
+    bpe = train_tokenizer((tell(1, i).text for i in range(200)), 600)
+    shape = Architecture(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    save_tokenizer(bpe, TEMPLATE, 256, path)
+    save_model(new_model(shape, bpe.get_vocab_size(), 0, 3, seed=1), load_tokenizer(path), path)
+    return path
+
+
+@pytest.fixture
+def stories260k() -> Path:
+    """The real pretrained model of 260K parameters; tests that need it skip without it."""
+    if not STORIES260K.is_dir():
+        pytest.skip("needs the stories260k model beside the project")
+    return STORIES260K

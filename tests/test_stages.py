@@ -1,0 +1,254 @@
+"""The stages as the chain calls them: what they write, what they refuse, what an interruption keeps."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_gen.story import tell
+from posttrain.chain.stage import Input, StageContext, Tick
+from posttrain.errors import PosttrainError
+from posttrain.rows import read_rows, write_rows
+from posttrain.stages import STAGES
+
+PROMPTS = Path(__file__).parents[1] / "eval" / "prompts" / "tinystories.jsonl"
+RUBRIC = Path(__file__).parents[1] / "eval" / "rubrics" / "story.md"
+
+
+def context(folder: Path, stop_after: int | None = None, **inputs: Input) -> StageContext:
+    out, work = folder / "out", folder / "out" / ".work"
+    work.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def progress(total: int, unit: str) -> Iterator[Tick]:
+        def tick(done: int, note: str = "", total: int | None = None) -> None:
+            if stop_after is not None and done >= stop_after:
+                raise KeyboardInterrupt
+
+        yield tick
+
+    return StageContext(inputs, out, work, progress, lambda text: None)
+
+
+def run(kind: str, ctx: StageContext, **settings: Any) -> dict[str, Any]:
+    stage = STAGES[kind]
+    return stage.run(stage.config.model_validate({"kind": kind, **settings}), ctx)
+
+
+def given(path: Path, **metrics: Any) -> Input:
+    return Input(path, "0" * 64, str(path), metrics)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rows")
+    run("generate", context(folder), rows=80, test_size=8, hold_out=PROMPTS, seed=3)
+    return folder / "out"
+
+
+def test_generate_counts_every_row_and_holds_out_the_prompts(tmp_path: Path) -> None:
+    prompts = read_rows(PROMPTS)
+    made = run("generate", context(tmp_path), rows=300, test_size=20, hold_out=PROMPTS, seed=3)
+    train, test = read_rows(tmp_path / "out" / "train.jsonl"), read_rows(tmp_path / "out" / "test.jsonl")
+    counts = made["counts"]
+    assert len(train) + len(test) + counts["exact"] + counts["near"] + counts["equal to a held-out prompt"] == 300
+    asked = {tuple(sorted(prompt["words"])) for prompt in prompts}
+    assert asked.isdisjoint(tuple(sorted(row["words"])) for row in train + test)
+    target = train[0]
+    write_rows(tmp_path / "p.jsonl", [{"id": "x", "prompt": "y", **{k: target[k] for k in ("words", "features")},
+                                       "first_sentence": None, "hero": None, "reference": "z"}])  # fmt: skip
+    (tmp_path / "again").mkdir()
+    again = run("generate", context(tmp_path / "again"), rows=300, test_size=20, hold_out=tmp_path / "p.jsonl", seed=3)
+    assert again["counts"]["equal to a held-out prompt"] >= (1 if len(target["words"]) == 3 else 0)
+
+
+def test_an_interrupted_generate_repeats_no_finished_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import data_gen.instructions as instructions
+    from posttrain.stages import generate
+
+    monkeypatch.setattr(generate, "CHUNK", 50)
+    real, asked = instructions.instruction_rows, []
+
+    def counted(seed: int, start: int, stop: int) -> list[dict[str, Any]]:
+        asked.append(start)
+        return real(seed, start, stop)
+
+    monkeypatch.setattr(instructions, "instruction_rows", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run("generate", context(tmp_path, stop_after=100), rows=200, test_size=10, seed=3)
+    assert asked == [0, 50]
+    run("generate", context(tmp_path), rows=200, test_size=10, seed=3)
+    assert asked == [0, 50, 100, 150]
+    (tmp_path / "w").mkdir()
+    run("generate", context(tmp_path / "w"), rows=200, test_size=10, seed=3)
+    for name in ("train.jsonl", "test.jsonl"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "w" / "out" / name).read_bytes()
+
+
+def test_generate_strips_control_strings_of_a_corpus(tmp_path: Path) -> None:
+    stories = [tell(5, index).text.replace(". ", ".<|us<|user|>er|> ", 1) for index in range(40)]
+    write_rows(tmp_path / "s.jsonl", [{"text": story} for story in stories])
+    made = run(
+        "generate", context(tmp_path), generator="backtranslate", source=tmp_path / "s.jsonl", rows=40, test_size=2
+    )
+    assert made["counts"]["control strings removed"] > 0
+    assert "<|" not in (tmp_path / "out" / "train.jsonl").read_text()
+
+
+def test_generate_refuses_what_it_cannot_use(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs 'source'"):
+        run("generate", context(tmp_path), generator="backtranslate")
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    with pytest.raises(PosttrainError, match=r"bad\.jsonl, line 2: not JSON"):
+        run("generate", context(tmp_path), generator="backtranslate", source=tmp_path / "bad.jsonl")
+    write_rows(tmp_path / "no.jsonl", [{"story": "a"}])
+    with pytest.raises(PosttrainError, match="row 1: no 'text'"):
+        run("generate", context(tmp_path), generator="backtranslate", source=tmp_path / "no.jsonl")
+
+
+def test_sft_writes_an_adapter_that_names_its_base_and_reproduces_the_model(
+    tiny_chat_model: Path, rows: Path, tmp_path: Path
+) -> None:
+    from posttrain.lm.models import load_model
+
+    made = run(
+        "sft",
+        context(tmp_path, model=given(tiny_chat_model), data=given(rows)),
+        model="m",
+        data="d",
+        learning_rate=1e-2,
+    )
+    out = tmp_path / "out"
+    held = made["held_out_nll"]
+    assert held["after"] < held["before"] and held["change"]["high"] < 0
+    assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == str(tiny_chat_model)
+    names = {path.name for path in out.iterdir()} - {".work"}
+    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"} <= names
+    assert not {name for name in names if name.endswith((".bin", ".pt", ".pth", ".md"))}
+    assert load_model(out).get_input_embeddings().weight.shape == load_model(tiny_chat_model).lm_head.weight.shape
+
+
+def test_sft_on_an_adapter_takes_its_merged_model_along(tiny_chat_model: Path, rows: Path, tmp_path: Path) -> None:
+    first = context(tmp_path / "1", model=given(tiny_chat_model), data=given(rows))
+    run("sft", first, model="m", data="d")
+    second = context(tmp_path / "2", model=given(first.out), data=given(rows))
+    run("sft", second, model="m", data="d")
+    assert json.loads((second.out / "adapter_config.json").read_text())["base_model_name_or_path"].endswith("/base")
+    assert (second.out / "base" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"id": "1", "messages": [{"role": "user", "content": "a"}]}, "no assistant text"),
+        (
+            {"id": "1", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": " "}]},
+            "no assist",
+        ),
+        ({"id": "1", "text": "a"}, "no list of messages"),
+        ({"id": "1", "messages": ["a"]}, "no list of messages"),
+    ],
+)
+def test_sft_refuses_rows_that_teach_nothing(
+    tiny_chat_model: Path, tmp_path: Path, row: dict[str, Any], problem: str
+) -> None:
+    for name in ("train.jsonl", "test.jsonl"):
+        write_rows(tmp_path / name, [row])
+    with pytest.raises(PosttrainError, match=problem):
+        run("sft", context(tmp_path, model=given(tiny_chat_model), data=given(tmp_path)), model="m", data="d")
+
+
+def test_sft_fails_when_too_many_rows_are_too_long(tiny_chat_model: Path, rows: Path, tmp_path: Path) -> None:
+    ctx = context(tmp_path, model=given(tiny_chat_model), data=given(rows))
+    with pytest.raises(PosttrainError, match="longer than max_length 64"):
+        run("sft", ctx, model="m", data="d", max_length=64)
+
+
+def test_a_lora_target_that_matches_nothing_is_refused(tiny_chat_model: Path, rows: Path, tmp_path: Path) -> None:
+    ctx = context(tmp_path, model=given(tiny_chat_model), data=given(rows))
+    with pytest.raises(PosttrainError, match=r"'c_attn' matches no module"):
+        run("sft", ctx, model="m", data="d", lora={"target_modules": ["c_attn"]})
+
+
+def test_base_makes_a_real_model_ready_to_chat(stories260k: Path, tmp_path: Path) -> None:
+    made = run("base", context(tmp_path, model=given(stories260k)), model="m")
+    assert made["new_token_ids"] == [512, 513, 514, 515]
+    assert "chat_template" in (tmp_path / "out" / "tokenizer_config.json").read_text() or list(
+        (tmp_path / "out").glob("*.jinja")
+    )
+
+
+def test_base_copies_a_model_that_can_chat_byte_for_byte(tiny_chat_model: Path, tmp_path: Path) -> None:
+    run("base", context(tmp_path, model=given(tiny_chat_model)), model="m")
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tiny_chat_model / name).read_bytes()
+
+
+def test_a_base_is_either_named_or_new(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="exactly one of"):
+        run("base", context(tmp_path))
+    with pytest.raises(ValueError, match="exactly one of"):
+        run("base", context(tmp_path), model="m", architecture={})
+
+
+def test_a_small_corpus_is_refused(tmp_path: Path) -> None:
+    write_rows(tmp_path / "c.jsonl", [{"text": f"a story {i}"} for i in range(50)])
+    with pytest.raises(PosttrainError, match="at least"):
+        run("base", context(tmp_path), architecture={}, corpus={"source": tmp_path / "c.jsonl"})
+
+
+def judged(tmp_path: Path, texts: dict[str, str | None], **inputs: Input) -> dict[str, Any]:
+    folder = tmp_path / "samples"
+    folder.mkdir(exist_ok=True)
+    made = [
+        {"id": key, "sample": 0, "prompt": "p", "text": text, "stopped": True, "tokens": 1}
+        for key, text in texts.items()
+    ]
+    write_rows(folder / "completions.jsonl", made)
+    ctx = context(tmp_path, judged=given(folder), **inputs)
+    return run("judge", ctx, judged="s", rubric=RUBRIC, prompts=PROMPTS)
+
+
+def test_the_judge_prefers_the_reference_and_pairs_with_the_step_before(tmp_path: Path) -> None:
+    prompts = read_rows(PROMPTS)[:20]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    other = judged(
+        tmp_path / "a", {p["id"]: q["reference"] for p, q in zip(prompts, prompts[1:] + prompts[:1], strict=True)}
+    )
+    assert other["verdict"] == "BASELINE"
+    before = {"previous": given(tmp_path / "a" / "out")}
+    better = judged(tmp_path / "b", {p["id"]: p["reference"] for p in prompts}, **before)
+    assert better["verdict"] == "PASS" and better["changes"]["instruct"]["low"] > 0
+    assert better["words_used"]["share"] > 0.9 > other["words_used"]["share"]
+    (tmp_path / "c").mkdir()
+    back = judged(
+        tmp_path / "c",
+        {p["id"]: q["reference"] for p, q in zip(prompts, prompts[1:] + prompts[:1], strict=True)},
+        previous=given(tmp_path / "b" / "out"),
+    )
+    assert back["verdict"] == "FAIL"
+
+
+def test_unscored_is_not_zero(tmp_path: Path) -> None:
+    prompts = read_rows(PROMPTS)[:20]
+    texts: dict[str, str | None] = {p["id"]: p["reference"] for p in prompts}
+    full = judged(tmp_path, texts)
+    (tmp_path / "n").mkdir()
+    missing = judged(tmp_path / "n", {**texts, prompts[0]["id"]: None})
+    assert (missing["n_scored"], missing["n_asked"]) == (19, 20)
+    assert missing["axes"]["instruct"]["score"] == pytest.approx(full["axes"]["instruct"]["score"], abs=0.3)
+    assert missing["verdict"] == "INCONCLUSIVE"
+    verdicts = read_rows(tmp_path / "n" / "out" / "verdicts.jsonl")
+    assert verdicts[0]["axes"]["instruct"]["score"] is None
+
+
+def test_an_axis_that_the_rubric_lacks_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    folder.mkdir()
+    write_rows(folder / "completions.jsonl", [{"id": "p000", "sample": 0, "text": "a", "stopped": True, "tokens": 1}])
+    with pytest.raises(PosttrainError, match="'beauty' is no axis"):
+        run("judge", context(tmp_path, judged=given(folder)), judged="s", rubric=RUBRIC, prompts=PROMPTS, axis="beauty")
