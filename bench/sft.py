@@ -177,9 +177,7 @@ def train_stock(model: Any, rows: list[Any], directory: str, same_order: bool) -
     tokenizer = _no_tokenizer()
     tokenizer.add_special_tokens({"pad_token": "[UNK]", "eos_token": "[UNK]"})
     kind = InOurOrder if same_order else SFTTrainer
-    trainer = kind(
-        model, args, train_dataset=as_dataset(rows), processing_class=tokenizer, callbacks=[Clock()]
-    )
+    trainer = kind(model, args, train_dataset=as_dataset(rows), processing_class=tokenizer, callbacks=[Clock()])
     trainer.train()
     return times
 
@@ -208,9 +206,7 @@ def measure(args: argparse.Namespace) -> None:
     print("FIGURES " + json.dumps(figures))
 
 
-def run(
-    side: str, shape: str, args: argparse.Namespace, steps: int, same_order: bool = False
-) -> dict[str, Any]:
+def run(side: str, shape: str, args: argparse.Namespace, steps: int, same_order: bool = False) -> dict[str, Any]:
     """The figures of one run in a process of its own."""
     command = [sys.executable, __file__, "--side", side, "--shape", shape, "--steps", str(steps)]
     command += ["--threads", str(args.threads)] + ["--full"] * args.full + ["--same-order"] * same_order
@@ -230,9 +226,7 @@ def run(
 
 def compare(shape: str, args: argparse.Namespace) -> None:
     """Print loss agreement, then speed and memory of both sides."""
-    ours, stock = (
-        run(side, shape, args, LOSS_STEPS, same_order=True)["losses"] for side in ("ours", "stock")
-    )
+    ours, stock = (run(side, shape, args, LOSS_STEPS, same_order=True)["losses"] for side in ("ours", "stock"))
     gap = max(abs(a - b) for a, b in zip(ours, stock, strict=True))
     last = abs(ours[-1] - stock[-1])
     verdict = "equal" if last <= LOSS_TOLERANCE else "NOT EQUAL"
@@ -244,10 +238,7 @@ def compare(shape: str, args: argparse.Namespace) -> None:
     print(f"{SHAPES[shape].supervised:.0%} supervised, bf16 autocast, threads: {args.threads}")
     print(f"  loss after {LOSS_STEPS} steps in one order: ours {ours[-1]:.4f} stock {stock[-1]:.4f}", end=" ")
     print(f"({verdict}; largest gap of a step {gap:.4f})")
-    pairs = [
-        (run("ours", shape, args, args.steps), run("stock", shape, args, args.steps))
-        for _ in range(args.repeats)
-    ]
+    pairs = [(run("ours", shape, args, args.steps), run("stock", shape, args, args.steps)) for _ in range(args.repeats)]
     for name, side in (("ours", 0), ("stock", 1)):
         speed = statistics.median(pair[side]["speed"] for pair in pairs)
         peak = statistics.median(pair[side]["peak_mb"] for pair in pairs)
@@ -261,9 +252,7 @@ def compare(shape: str, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, help="only this model")
     parser.add_argument("--model", help="a local model in place of a random one for stories260k")
     parser.add_argument("--full", action="store_true", help="full fine-tuning instead of LoRA")

@@ -56,9 +56,7 @@ def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def assert_same(
-    make: Callable[[], Any], ids: Tensor, mask: Tensor | None, labels: Tensor, chunk: int
-) -> None:
+def assert_same(make: Callable[[], Any], ids: Tensor, mask: Tensor | None, labels: Tensor, chunk: int) -> None:
     model, items = make(), 7
     expected = full_logits_loss(model, ids, mask, labels, items)
     wanted = gradients(model, expected)
@@ -72,9 +70,7 @@ def assert_same(
 
 @every_model
 @pytest.mark.parametrize("chunk", [1, 7, LENGTH * 3, LENGTH * 3 + 1])
-def test_supervised_loss_and_gradients_equal_those_of_full_logits(
-    make: Callable[[], Any], chunk: int
-) -> None:
+def test_supervised_loss_and_gradients_equal_those_of_full_logits(make: Callable[[], Any], chunk: int) -> None:
     ids, labels = batch()
     assert_same(make, ids, None, labels, chunk)
 
@@ -147,9 +143,7 @@ def test_a_model_without_an_output_head_is_refused() -> None:
 
 def test_a_model_that_caps_its_logits_is_refused_and_a_plain_one_is_not() -> None:
     shape = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
-    config = Gemma2Config(
-        **shape, num_key_value_heads=1, head_dim=8, vocab_size=40, final_logit_softcapping=0.1
-    )
+    config = Gemma2Config(**shape, num_key_value_heads=1, head_dim=8, vocab_size=40, final_logit_softcapping=0.1)
     with pytest.raises(PosttrainError, match="changes its logits after the output head"):
         check_plain_head(Gemma2ForCausalLM(config))
     for make in MODELS.values():

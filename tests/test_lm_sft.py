@@ -32,9 +32,7 @@ def llama(tied: bool = True) -> Any:
     set_seed(0)
     shape = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
     return LlamaForCausalLM(
-        LlamaConfig(
-            **shape, num_key_value_heads=2, vocab_size=VOCABULARY, tie_word_embeddings=tied, eos_token_id=STOP
-        )
+        LlamaConfig(**shape, num_key_value_heads=2, vocab_size=VOCABULARY, tie_word_embeddings=tied, eos_token_id=STOP)
     )
 
 
@@ -99,9 +97,7 @@ def test_splitting_a_batch_into_accumulation_steps_changes_no_loss(tmp_path: Pat
         assert abs(sum(residuals) / len(residuals)) <= 1e-6
 
 
-def test_averaging_the_means_of_batches_would_change_the_loss(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_averaging_the_means_of_batches_would_change_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = split(8, 1, tmp_path)
     monkeypatch.setattr(SupervisedTrainer, "_get_num_items_in_batch", lambda self, samples, device: None)
     naive = [loss / 4 for loss in split(2, 4, tmp_path)]
@@ -125,9 +121,7 @@ def test_eight_rows_are_learnt_and_come_back_verbatim_with_their_stop(tmp_path: 
 
 def continued(model: Any, row: TokenRow) -> list[int]:
     model.eval()
-    out = model.generate(
-        torch.tensor([row.input_ids[:3]]), max_new_tokens=30, do_sample=False, pad_token_id=0
-    )
+    out = model.generate(torch.tensor([row.input_ids[:3]]), max_new_tokens=30, do_sample=False, pad_token_id=0)
     ids: list[int] = out[0].tolist()
     return ids
 
@@ -141,9 +135,7 @@ def test_the_result_counts_every_token_and_every_step(tmp_path: Path) -> None:
         checkpoint_dir=tmp_path,
         on_step=lambda step, steps, logs: seen.append((step, steps)),
     )
-    assert seen == [(i, 10) for i in range(1, 11)] and [p.step for p in result.loss_curve] == list(
-        range(1, 11)
-    )
+    assert seen == [(i, 10) for i in range(1, 11)] and [p.step for p in result.loss_curve] == list(range(1, 11))
     assert result.steps == 10 and result.seconds > 0
     assert result.tokens == 2 * sum(len(row.input_ids) for row in ROWS)
     assert result.supervised_tokens == 2 * sum(sum(row.supervised[1:]) for row in ROWS)
@@ -289,9 +281,7 @@ def test_merging_adds_scaled_b_times_a(use_rslora: bool, scale: float) -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_fresh_adapter_changes_no_logit_and_a_step_changes_the_adapter_alone(
-    tied: bool, tmp_path: Path
-) -> None:
+def test_a_fresh_adapter_changes_no_logit_and_a_step_changes_the_adapter_alone(tied: bool, tmp_path: Path) -> None:
     model = with_lora(tied)
     assert torch.equal(logits(model), logits(llama(tied)))
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -319,10 +309,7 @@ def test_a_merged_model_and_a_reloaded_adapter_give_the_trained_logits(
     merged.save_pretrained(tmp_path / "merged")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     same = again.get_input_embeddings().weight is again.get_output_embeddings().weight
-    assert (
-        same == tied
-        and ("lm_head.weight" not in load_file(tmp_path / "merged" / "model.safetensors")) == tied
-    )
+    assert same == tied and ("lm_head.weight" not in load_file(tmp_path / "merged" / "model.safetensors")) == tied
     assert (logits(again) - logits(merged)).abs().max() <= 1e-6
 
 
