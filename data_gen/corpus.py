@@ -9,16 +9,18 @@ import re
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 
+from data_gen.instructions import first_sentence
 from data_gen.story import Story, stable_random, tell
 
 FORMS = ("story", "tagged", "sentence")
 SENTENCES = re.compile(r'[^.!?]+[.!?]"?')
 WORDS = re.compile(r"\b[a-z]{4,}\b")
 PLAIN = frozenset(
-    " ".join(("about again all always away because before called could every from have into just like lived more named never",
-     "next once only other over said same some that their them then there they this very wanted was were what when",
-     "with would your")).split()
-)
+    """
+    about again all always away because before called could every from have into just like lived more named never
+    next once only other over said same some that their them then there they this very wanted was were what when
+    with would your
+    """.split()
 )
 
 
@@ -51,11 +53,12 @@ def tags(words: list[str]) -> str:
 
 
 def tagged_story(story: Story, rng: random.Random) -> str:
-    """A story under its words, in any order, with some of its features and sometimes its hero."""
+    """A story under its words, in any order, with some of its features, sometimes its hero or first sentence."""
     words = rng.sample(story.words, k=rng.choice((1, 2, 3, 3, 3, 3)))
     shown = [feature for feature in story.features if rng.random() < 0.6]
     hero = [story.characters[0]] if rng.random() < 0.3 else []
-    chosen = words + shown + hero
+    first = [f'"{first_sentence(story.text)}"'] if rng.random() < 0.2 else []
+    chosen = words + shown + hero + first
     rng.shuffle(chosen)
     return f"{tags(chosen)}\n\n{story.text}"
 
