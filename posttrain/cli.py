@@ -1,16 +1,23 @@
 """The command line: joins the chain with the table of stages. Heavy imports happen inside functions."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from posttrain import __version__
 from posttrain.errors import GateFailed, PosttrainError
+
+if TYPE_CHECKING:
+    from posttrain.chain.graph import Node
+    from posttrain.chain.recipe import Recipe
+    from posttrain.chain.store import Store
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "show": _show,
     }
     try:
-        commands[options.command](options)
+        _run_plainly(commands[options.command], options)
     except GateFailed as error:
         sys.exit(_complain(error, 3))
     except PosttrainError as error:
@@ -73,6 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _run_plainly(command: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> None:
+    from posttrain.chain.store import plain_disk_errors
+
+    with plain_disk_errors(options.store):
+        command(options)
+
+
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
@@ -82,17 +96,23 @@ def _complain(error: PosttrainError, code: int) -> int:
     return code
 
 
-def _graph(options: argparse.Namespace) -> tuple[Any, list[Any]]:
-    from posttrain.chain.graph import build_graph
+def _recipe(options: argparse.Namespace) -> Recipe:
     from posttrain.chain.recipe import load_recipe
+    from posttrain.stages import STAGES
+
+    return load_recipe(options.recipe, STAGES, options.overrides)
+
+
+def _graph(options: argparse.Namespace) -> tuple[Recipe, list[Node]]:
+    from posttrain.chain.graph import build_graph
     from posttrain.hub.fetch import resolve_revision
     from posttrain.stages import STAGES
 
-    recipe = load_recipe(options.recipe, STAGES, options.overrides)
+    recipe = _recipe(options)
     return recipe, build_graph(recipe, STAGES, options.until, resolve_revision)
 
 
-def _store(options: argparse.Namespace) -> Any:
+def _store(options: argparse.Namespace) -> Store:
     from posttrain.chain.store import Store
 
     return Store(options.store, say=lambda text: print(text, file=sys.stderr))
@@ -101,25 +121,30 @@ def _store(options: argparse.Namespace) -> Any:
 def _run(options: argparse.Namespace) -> None:
     from posttrain.chain import report
     from posttrain.chain.console import RichScreen, screen_console
-    from posttrain.chain.graph import check_steps
-    from posttrain.chain.runner import run_chain, run_folder
+    from posttrain.chain.runner import read_run, run_chain, run_folder
 
-    recipe, nodes = _graph(options)
     if options.dry_run:
         return _plan(options)
-    check_steps(recipe, options.rerun)
-    store = _store(options)
+    recipe, nodes = _graph(options)
+    store, folder = _store(options), run_folder(recipe.name, _store(options))
     screen = RichScreen(screen_console(to_stderr=options.json))
-    done = run_chain(recipe, nodes, store, screen, frozenset(options.rerun))
-    named = report.named(done)
-    report.write_report(run_folder(recipe.name, store), recipe.name, named)
+    failed: GateFailed | None = None
+    try:
+        named = report.named(run_chain(recipe, nodes, store, screen, frozenset(options.rerun)))
+    except GateFailed as error:  # what was done up to here is reported all the same
+        failed, named = error, read_run(recipe.name, store)
+    report.write_report(folder, recipe.name, named)
     if options.json:
         print(json.dumps(report.report_json(recipe.name, named), indent=1, ensure_ascii=False))
-        return None
-    if any(not item.cached for item in done):
-        screen.side_by_side("Samples on held-out prompts", *report.sample_rows(named, 3))
-    screen.closing_table(report.steps_of(named))
-    screen.where(done, run_folder(recipe.name, store))
+    else:
+        if any(not row["cached"] for row, _ in named):
+            screen.side_by_side("Samples on held-out prompts", *report.sample_rows(named, 3))
+        screen.closing_table(report.steps_of(named))
+        reached = {row["name"] for row, _ in named}
+        models = [node.name for node in nodes if node.stage.makes == "model" and node.name in reached]
+        screen.where(models, folder)
+    if failed is not None:
+        raise failed
     return None
 
 
@@ -147,8 +172,7 @@ def _report(options: argparse.Namespace) -> None:
     from posttrain.chain import report
     from posttrain.chain.runner import read_run, run_folder
 
-    recipe, _ = _graph(options)
-    store = _store(options)
+    recipe, store = _recipe(options), _store(options)
     nodes = read_run(recipe.name, store)
     path = report.write_report(run_folder(recipe.name, store), recipe.name, nodes)
     if options.json:
@@ -158,19 +182,19 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _chat(options: argparse.Namespace) -> None:
+    from posttrain.chain.recipe import check_steps
     from posttrain.chain.runner import read_run
     from posttrain.stages import STAGES
     from posttrain.stages.chatting import talk
 
-    recipe, _ = _graph(options)
+    recipe = _recipe(options)
     models = {
         row["name"]: artifact
         for row, artifact in read_run(recipe.name, _store(options))
         if STAGES[row["kind"]].makes == "model"
     }
-    step = options.step or next(reversed(models))
-    if step not in models:
-        raise PosttrainError(f"{recipe.where}: no model of a step '{step}'; there is {', '.join(models)}.")
+    step = options.step or next(reversed(models), "of any name")
+    check_steps(models, [step], f"{recipe.where}: steps that have made a model")
     talk(models[step].path, step)
 
 

@@ -17,11 +17,13 @@ def parse_lines(lines: Iterable[str], name: str) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = json.loads(line, parse_constant=_refuse_constant)
+            if "\\u" in line:
+                dump_row(row).encode()  # half a character, as in "\ud800", could never be written again
+        except (ValueError, RecursionError) as error:
             raise PosttrainError(
-                f"{name}, line {number}: not JSON ({error.msg} at column {error.colno}); "
-                "one JSON object a line is allowed. Correct or delete that line."
+                f"{name}, line {number}: not JSON ({error}); one JSON object a line is allowed. "
+                "Correct or delete that line."
             ) from None
         if not isinstance(row, dict):
             raise PosttrainError(
@@ -31,17 +33,23 @@ def parse_lines(lines: Iterable[str], name: str) -> Iterator[Row]:
         yield row
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
 def read_rows(path: Path) -> list[Row]:
     """All rows of a JSONL file; a missing or empty file is an error."""
     if not path.is_file():
         raise PosttrainError(f"{path}: no such file; a JSONL file is needed. Check the path.")
+    data = path.read_bytes()
     try:
-        with path.open(encoding="utf-8") as file:
-            rows = list(parse_lines(file, str(path)))
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
         raise PosttrainError(
-            f"{path}: not UTF-8 text (byte {error.start}); UTF-8 JSONL is allowed. Convert the file."
+            f"{path}, line {line}: not UTF-8 text (byte {error.start}); UTF-8 JSONL is allowed. Convert the file."
         ) from None
+    rows = list(parse_lines(text.split("\n"), str(path)))  # not splitlines: U+2028 may stand in a string
     if not rows:
         raise PosttrainError(f"{path}: holds no rows; at least one is needed. Check that it was written.")
     return rows
@@ -59,9 +67,13 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write text to a temporary name, flush it to the disk, then rename: never a half-written file."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two processes may write the same file
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

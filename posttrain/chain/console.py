@@ -9,11 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    Progress as Bar,
     ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+)
+from rich.progress import (
+    Progress as Bar,
 )
 from rich.table import Table
 from rich.text import Text
@@ -135,13 +137,14 @@ class RichScreen:
             table.add_row(row["name"], row["kind"], row["identity"][:12], state, minutes)
         self.console.print(table)
         waiting = sum(row["state"] != "cached" for row in rows)
-        self.console.print(f"{waiting} of {len(rows)} to run; minutes of a step to run are those of its kind's last run")
+        self.console.print(
+            f"{waiting} of {len(rows)} to run; minutes of a step to run are those of its kind's last run"
+        )
 
-    def where(self, done: Sequence[Done], folder: Path) -> None:
-        """Where the results lie."""
-        models = [item for item in done if item.node.stage.makes == "model"]
+    def where(self, models: Sequence[str], folder: Path) -> None:
+        """Where the results lie: the last of the models, and the report."""
         if models:
-            self.console.print(f"\n{models[-1].node.name} lies in {folder / models[-1].node.name}", markup=False)
+            self.console.print(f"\n{models[-1]} lies in {folder / models[-1]}", markup=False)
         self.console.print(f"report: {folder / 'report.md'}", markup=False)
 
     def side_by_side(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -177,5 +180,3 @@ def _score(metrics: dict[str, Any]) -> Text:
     ]
     line.append("  " + "  ".join(others), style="dim")
     return line
-
-

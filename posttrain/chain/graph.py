@@ -1,14 +1,18 @@
 """The graph of a recipe: steps, the judges that close them, what feeds what, and the identity of each node."""
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from posttrain.chain.identity import digest, sha256_path
-from posttrain.chain.recipe import JudgeSettings, Recipe, find_path, nearest
-from posttrain.chain.stage import Input, Makes, Stage, StepConfig
+from posttrain.chain.paths import find_path
+from posttrain.chain.recipe import JudgeSettings, Recipe, check_steps
+from posttrain.chain.stage import Input, Stage, StepConfig
 from posttrain.errors import PosttrainError
+
+HUB_ID = re.compile(r"(?!.*(--|\.\.))(\w[\w.-]{0,95}/\w[\w.-]{0,95})(@\w[\w./-]*)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -35,40 +39,34 @@ def build_graph(
     """
     order = _order(recipe, table)
     if until is not None:
-        check_steps(recipe, [until])
-        order = [step for step in order if step in _needed(recipe, table, until)]
+        check_steps(recipe.steps, [until], recipe.where)
+        order = _needed(recipe, table, until, order)
     nodes: dict[str, Node] = {}
     for step in order:
-        for node in _nodes_of(step, recipe, table, nodes, revision):
-            nodes[node.name] = node
+        node = _step_node(step, recipe, table, nodes, revision)
+        nodes[step] = node
+        if recipe.judge is not None:
+            _close(node, recipe.judge, recipe.where, table, nodes)
     return list(nodes.values())
 
 
-def check_steps(recipe: Recipe, steps: Sequence[str]) -> None:
-    """Refuse a step that the recipe does not have."""
-    names = list(recipe.steps)
-    for step in steps:
-        if step not in names:
-            raise PosttrainError(
-                f"{recipe.where}: no step '{step}'; there is {', '.join(names)}{nearest(step, names)}."
-            )
-
-
-def _references(config: StepConfig, stage: Stage) -> dict[str, str]:
-    return {field: str(value) for field in stage.inputs if (value := getattr(config, field)) is not None}
-
-
-def _needed(recipe: Recipe, table: Mapping[str, Stage], step: str) -> set[str]:
+def _references(recipe: Recipe, table: Mapping[str, Stage], step: str) -> dict[str, str]:
+    """What a step names in its input fields: steps, or things outside the chain."""
     config = recipe.steps[step]
-    needed = {step}
-    for reference in _references(config, table[config.kind]).values():
-        if reference in recipe.steps:
-            needed |= _needed(recipe, table, reference)
-    return needed
+    named = {field: getattr(config, field) for field in table[config.kind].inputs}
+    return {field: str(value) for field, value in named.items() if value is not None}
+
+
+def _needed(recipe: Recipe, table: Mapping[str, Stage], until: str, order: list[str]) -> list[str]:
+    needed = {until}
+    for step in reversed(order):
+        if step in needed:
+            needed |= set(_references(recipe, table, step).values())
+    return [step for step in order if step in needed]
 
 
 def _order(recipe: Recipe, table: Mapping[str, Stage]) -> list[str]:
-    done: list[str] = []
+    done: dict[str, None] = {}
 
     def visit(step: str, path: tuple[str, ...]) -> None:
         if step in path:
@@ -76,84 +74,77 @@ def _order(recipe: Recipe, table: Mapping[str, Stage]) -> list[str]:
             raise PosttrainError(f"{recipe.where}: steps go round in a circle: {circle}. Break it.")
         if step in done:
             return
-        config = recipe.steps[step]
-        stage = table[config.kind]
-        for field, reference in _references(config, stage).items():
+        for field, reference in _references(recipe, table, step).items():
             if reference in recipe.steps:
                 _check_kind(recipe, table, step, field, reference)
                 visit(reference, (*path, step))
-            elif field not in stage.outside:
-                names = [name for name in recipe.steps if name != step]
-                raise PosttrainError(
-                    f"{recipe.where}: steps.{step}.{field}: no step '{reference}'; "
-                    f"there is {', '.join(names)}{nearest(reference, names)}."
-                )
-        done.append(step)
+            elif field not in table[recipe.steps[step].kind].outside:
+                others = [name for name in recipe.steps if name != step]
+                check_steps(dict.fromkeys(others), [reference], f"{recipe.where}: steps.{step}.{field}")
+        done[step] = None
 
     for step in recipe.steps:
         visit(step, ())
-    return done
+    return list(done)
 
 
 def _check_kind(recipe: Recipe, table: Mapping[str, Stage], step: str, field: str, reference: str) -> None:
     allowed = table[recipe.steps[step].kind].inputs[field]
-    made: Makes = table[recipe.steps[reference].kind].makes
+    made = table[recipe.steps[reference].kind].makes
     if made not in allowed:
         fitting = [name for name, config in recipe.steps.items() if table[config.kind].makes in allowed]
         raise PosttrainError(
-            f"{recipe.where}: steps.{step}.{field}: step '{reference}' ({recipe.steps[reference].kind}) makes {made}; "
-            f"{' or '.join(sorted(allowed))} is needed. Name one of: {', '.join(fitting) or 'none in this recipe'}."
+            f"{recipe.where}: steps.{step}.{field}: step '{reference}' ({recipe.steps[reference].kind}) "
+            f"makes {made}; {' or '.join(sorted(allowed))} is needed. "
+            f"Name one of: {', '.join(fitting) or 'none in this recipe'}."
         )
 
 
-def _nodes_of(
+def _step_node(
     step: str,
     recipe: Recipe,
     table: Mapping[str, Stage],
     nodes: Mapping[str, Node],
     revision: Callable[[str], str],
-) -> list[Node]:
+) -> Node:
     config = recipe.steps[step]
-    stage = table[config.kind]
+    where = f"{recipe.where}: steps.{step}"
     inputs: dict[str, str | Input] = {}
-    for field, reference in _references(config, stage).items():
-        where = f"{recipe.where}: steps.{step}.{field}"
-        inputs[field] = reference if reference in recipe.steps else _outside(reference, where, revision)
-    node = _node(step, stage, config, inputs, nodes)
-    made = [node]
-    if recipe.judge is not None:
-        made += _closing(node, recipe.judge, table, {**nodes, step: node})
-    return made
+    for field, reference in _references(recipe, table, step).items():
+        inside = reference in recipe.steps
+        inputs[field] = reference if inside else _outside(reference, f"{where}.{field}", revision)
+    return _node(step, table[config.kind], config, inputs, nodes, where)
 
 
-def _closing(node: Node, judge: JudgeSettings, table: Mapping[str, Stage], nodes: Mapping[str, Node]) -> list[Node]:
-    """The nodes that close a step: samples of a model, then the verdicts; rows are judged as they are."""
-    settings = judge.model_dump()
-    judged, made = node.name, []
-    if node.stage.makes == "model":
-        samples = _config(table["samples"], {**settings, "model": node.name, "seed": node.config.seed})
-        sampled = _node(f"{node.name}.samples", table["samples"], samples, {"model": node.name}, nodes)
-        judged, made = sampled.name, [sampled]
-        nodes = {**nodes, sampled.name: sampled}
-    inputs: dict[str, str | Input] = {"judged": judged}
+def _close(node: Node, judge: JudgeSettings, where: str, table: Mapping[str, Stage], nodes: dict[str, Node]) -> None:
+    """Add the nodes that close a step: samples of a model, then the verdicts; rows are judged as they are."""
+    settings = {**judge.model_dump(), "seed": node.config.seed}
+
+    def add(kind: str, inputs: dict[str, str | Input]) -> str:
+        stage, name = table[kind], f"{node.name}.{kind}"
+        known = {key: value for key, value in settings.items() if key in stage.config.model_fields}
+        config = stage.config.model_validate({**known, **inputs, "kind": kind})
+        nodes[name] = _node(name, stage, config, inputs, nodes, f"{where}: judge")
+        return name
+
+    judged = add("samples", {"model": node.name}) if node.stage.makes == "model" else node.name
     previous = node.inputs.get("model")
-    if isinstance(previous, str):
-        inputs["previous"] = f"{previous}.judge"
-    verdicts = _config(table["judge"], {**settings, **inputs, "seed": node.config.seed})
-    return [*made, _node(f"{node.name}.judge", table["judge"], verdicts, inputs, nodes)]
-
-
-def _config(stage: Stage, settings: dict[str, Any]) -> StepConfig:
-    known = {key: value for key, value in settings.items() if key in stage.config.model_fields}
-    return stage.config.model_validate({**known, "kind": stage.kind})
+    before: dict[str, str | Input] = {"previous": f"{previous}.judge"} if isinstance(previous, str) else {}
+    add("judge", {"judged": judged, **before})
 
 
 def _node(
-    name: str, stage: Stage, config: StepConfig, inputs: Mapping[str, str | Input], nodes: Mapping[str, Node]
+    name: str,
+    stage: Stage,
+    config: StepConfig,
+    inputs: Mapping[str, str | Input],
+    nodes: Mapping[str, Node],
+    where: str,
 ) -> Node:
+    if stage.check is not None:
+        stage.check(config, where)
     identities = {
-        field: nodes[value].identity if isinstance(value, str) else value.identity
-        for field, value in inputs.items()
+        field: nodes[value].identity if isinstance(value, str) else value.identity for field, value in inputs.items()
     }
     plain = config.model_copy(update=dict.fromkeys(stage.inputs))  # inputs count by identity, not by name
     what = {"kind": stage.kind, "version": stage.version, "config": plain, "inputs": identities}
@@ -162,11 +153,11 @@ def _node(
 
 def _outside(reference: str, where: str, revision: Callable[[str], str]) -> Input:
     path = find_path(reference)
-    if path.exists():
+    if os.path.exists(path):
         return Input(path, sha256_path(path), reference)
-    if reference.count("/") == 1 and not reference.startswith((".", "/", "~")):
+    if HUB_ID.fullmatch(reference):
         return Input(Path(reference), f"hub:{reference.split('@')[0]}@{revision(reference)}", reference)
     raise PosttrainError(
-        f"{where}: no step, file or directory '{reference}'; allowed: a step's name, a path, or a hub id "
-        "'org/name@revision'. Check the spelling."
+        f"{where}: no step, file or directory '{reference[:200]}'; a step's name, a path, or a hub id "
+        "'org/name@revision' is allowed. Check the spelling."
     )

@@ -14,7 +14,7 @@ def plan_rows(nodes: Sequence[Node], store: Store) -> list[dict[str, Any]]:
         last[entry.record["kind"]] = entry.record["provenance"]["seconds"]
     rows = []
     for node in nodes:
-        artifact = store.find(node.stage.kind, node.identity)
+        artifact = store.look(node.stage.kind, node.identity)
         seconds = artifact.record["provenance"]["seconds"] if artifact else last.get(node.stage.kind)
         rows.append(
             {

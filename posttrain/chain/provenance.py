@@ -10,9 +10,9 @@ from pathlib import Path
 
 from posttrain import __version__
 from posttrain.chain.identity import digest, sha256_file
+from posttrain.chain.paths import PROJECT
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "numpy")
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 @cache
@@ -25,6 +25,11 @@ def source_hash(sources: tuple[str, ...]) -> str:
     return digest({str(file.relative_to(PROJECT)): sha256_file(file) for file in files})
 
 
+@cache
+def _packages() -> dict[str, str]:
+    return {name: found for name in PACKAGES if (found := _version(name))}
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)
@@ -32,6 +37,7 @@ def _version(package: str) -> str | None:
         return None
 
 
+@cache
 def _commit() -> str | None:
     try:
         answer = subprocess.run(
@@ -55,7 +61,7 @@ def record(sources: tuple[str, ...], seconds: float) -> dict[str, object]:
         "commit": _commit(),
         "source": source_hash(sources),
         "python": platform.python_version(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": _packages(),
         "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
         "seconds": round(seconds, 2),
         "peak_memory_mb": peak_memory_mb(),

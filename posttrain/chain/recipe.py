@@ -1,19 +1,25 @@
 """Recipes: YAML in, typed steps out. Every error says where, what was found and what is allowed."""
 
 import difflib
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, Union
 
 from pydantic import BaseModel, Field, ValidationError, create_model
 
 from posttrain.chain import strict_yaml
-from posttrain.chain.provenance import PROJECT
+from posttrain.chain.paths import PROJECT
+from posttrain.chain.paths import find_path as find_path
 from posttrain.chain.stage import Config, InputPath, Stage, StepConfig
 from posttrain.errors import PosttrainError
+from posttrain.rows import read_rows
 
 M = TypeVar("M", bound=BaseModel)
+KEYS = ("name", "seed", "judge", "gate", "steps")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 
 
 class JudgeSettings(Config):
@@ -47,162 +53,179 @@ class Recipe:
     gate: Gate
 
 
-def find_path(path: str | Path) -> Path:
-    """A path as given from here, else below the project's own folder; as given when neither exists."""
-    given = Path(path).expanduser()
-    if given.exists() or given.is_absolute() or not (PROJECT / given).exists():
-        return given
-    return PROJECT / given
-
-
 def recipe_path(name: str) -> Path:
     """`tinystories` means recipes/tinystories.yaml; a path works too."""
-    if name.endswith((".yaml", ".yml")):
-        path = find_path(name)
-    else:
-        path = find_path(f"recipes/{name}.yaml")
-    if path.is_file():
+    path = find_path(name if name.endswith((".yaml", ".yml")) else f"recipes/{name}.yaml")
+    if os.path.isfile(path):
         return path
-    known = sorted(p.stem for folder in {Path("recipes"), PROJECT / "recipes"} for p in folder.glob("*.yaml"))
-    raise PosttrainError(
-        f"recipe '{name}': no file {path}; there is {', '.join(dict.fromkeys(known)) or 'none'}{nearest(name, known)}."
-    )
+    folders = dict.fromkeys((Path("recipes"), PROJECT / "recipes"))
+    known = sorted({found.stem for folder in folders for found in folder.glob("*.yaml")})
+    raise PosttrainError(f"recipe '{name}': no file {path}; {_there_is(known)}{nearest(name, known)}")
 
 
 def nearest(word: str, allowed: Sequence[str]) -> str:
-    """`. Did you mean 'x'?` or nothing."""
+    """The end of an error on a name: `. Did you mean 'x'?`"""
     match = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
-    return f". Did you mean '{match[0]}'?" if match else ""
+    return f". Did you mean '{match[0]}'?" if match else ". Name one of these."
+
+
+def _there_is(names: Sequence[str]) -> str:
+    return f"there is {', '.join(names) or 'none'}"
+
+
+def check_steps(steps: Mapping[str, object], names: Sequence[str], where: str) -> None:
+    """Refuse a name that is no step."""
+    for name in names:
+        if name not in steps:
+            known = list(steps)
+            raise PosttrainError(f"{where}: no step '{name}'; {_there_is(known)}{nearest(name, known)}")
 
 
 def load_recipe(name: str, table: Mapping[str, Stage], overrides: Sequence[str] = ()) -> Recipe:
     """Read, override (`sft.learning_rate=1e-4`) and check a recipe against the table of stages."""
     path = recipe_path(name)
     raw = strict_yaml.read(path)
-    where = str(path)
     if not isinstance(raw, dict):
-        raise PosttrainError(f"{where}: a {type(raw).__name__}; a mapping with 'name' and 'steps' is needed.")
+        raise PosttrainError(
+            f"{path}: found a {type(raw).__name__}; a mapping with 'name' and 'steps' is allowed. "
+            "See recipes/ for examples."
+        )
     for text in overrides:
         _override(raw, text)
-    return parse_recipe(raw, where, table)
+    return parse_recipe(raw, str(path), table)
 
 
 def _override(raw: dict[str, Any], text: str) -> None:
     key, sign, value = text.partition("=")
     parts = key.split(".")
     if not sign or not all(parts):
-        raise PosttrainError(f"--set {text}: KEY=VALUE is needed, for example --set sft.learning_rate=1e-4.")
+        raise PosttrainError(f"--set {text}: found no KEY=VALUE; write for example --set sft.learning_rate=1e-4.")
     steps = raw.get("steps")
-    target = raw if parts[0] in ("seed", "judge", "gate", "name") else steps
-    if not isinstance(target, dict) or (target is steps and parts[0] not in target):
-        names = [*(steps if isinstance(steps, dict) else ()), "judge", "gate", "seed"]
-        raise PosttrainError(
-            f"--set {key}: no step '{parts[0]}'; there is {', '.join(names)}{nearest(parts[0], names)}."
-        )
+    target: Any = raw
+    if parts[0] not in KEYS:
+        target = steps if isinstance(steps, dict) else {}
+        check_steps({**target, **dict.fromkeys(("judge", "gate", "seed"))}, parts[:1], f"--set {key}")
     for part in parts[:-1]:
         if target.get(part) is None:
             target[part] = {}
         if not isinstance(target[part], dict):
-            raise PosttrainError(f"--set {key}: '{part}' is a {type(target[part]).__name__}, it has no parts.")
+            raise PosttrainError(
+                f"--set {key}: '{part}' is {target[part]!r}; only a mapping has parts. Shorten the key."
+            )
         target[part] = dict(target[part])  # an alias in the file must not change with this step
         target = target[part]
-    target[parts[-1]] = strict_yaml.parse(value, f"--set {key}") if value.strip() else None
+    target[parts[-1]] = strict_yaml.parse(value, f"--set {key}")
 
 
 def parse_recipe(raw: dict[str, Any], where: str, table: Mapping[str, Stage]) -> Recipe:
     """Check a recipe's raw mapping; `where` names it in errors."""
-    allowed = ("name", "seed", "judge", "gate", "steps")
     for key in raw:
-        if key not in allowed:
-            raise PosttrainError(
-                f"{where}: unknown key '{key}'; allowed: {', '.join(allowed)}{nearest(str(key), allowed)}."
-            )
+        if key not in KEYS:
+            raise PosttrainError(f"{where}: unknown key '{key}'; allowed: {', '.join(KEYS)}{nearest(str(key), KEYS)}")
+    name = _named(raw.get("name") or Path(where).stem, f"{where}: name")
     steps = raw.get("steps")
     if not isinstance(steps, dict) or not steps:
-        raise PosttrainError(f"{where}: 'steps' is missing or empty; a mapping of steps is needed.")
-    seed = raw.get("seed", 0)
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise PosttrainError(f"{where}: seed: found {seed!r}; a whole number is allowed.")
+        raise PosttrainError(f"{where}: 'steps' is missing or empty; a mapping of steps is needed. Add one.")
     judge = None
     if raw.get("judge") is not None:
         judge = _checked(JudgeSettings, raw["judge"], f"{where}: judge")
-    parsed = {name: _step(name, value, where, table, seed, judge) for name, value in steps.items()}
-    name = raw.get("name") or Path(where).stem
+        _check_prompts(judge.prompts)
     gate = _checked(Gate, raw.get("gate") or {}, f"{where}: gate")
-    return Recipe(str(name), where, parsed, judge, gate)
+    shared = {} if raw.get("seed") is None else {"seed": raw["seed"]}
+    parsed = {step: _step(step, value, where, table, shared, judge) for step, value in steps.items()}
+    return Recipe(name, where, parsed, judge, gate)
+
+
+def _named(name: object, where: str) -> str:
+    """Names become file names below the run's folder, so nothing else is let through."""
+    if not NAME.fullmatch(str(name)):
+        raise PosttrainError(
+            f"{where}: found {str(name)[:80]!r}; at most 64 letters, digits, _ and - are allowed. Rename it."
+        )
+    return str(name)
+
+
+def _check_prompts(path: Path) -> None:
+    """Every prompt has its own id and a text: seen now, not after an hour of training."""
+    seen: set[str] = set()
+    for number, row in enumerate(read_rows(path), start=1):
+        key, prompt = row.get("id"), row.get("prompt")
+        if not isinstance(key, str) or not isinstance(prompt, str) or not prompt.strip() or key in seen:
+            raise PosttrainError(
+                f"{path}, row {number}: found id {key!r} with prompt {str(prompt)[:40]!r}; "
+                "an 'id' of its own and a non-empty 'prompt' are needed. Correct or delete the row."
+            )
+        seen.add(key)
 
 
 def _step(
-    name: object, raw: Any, where: str, table: Mapping[str, Stage], seed: int, judge: JudgeSettings | None
+    name: str,
+    raw: Any,
+    where: str,
+    table: Mapping[str, Stage],
+    shared: Mapping[str, Any],
+    judge: JudgeSettings | None,
 ) -> StepConfig:
-    if not isinstance(name, str) or not name.isidentifier():
-        raise PosttrainError(f"{where}: steps: '{name}'; a name of letters, digits and _ is allowed.")
-    kinds = [kind for kind, stage in table.items() if stage.makes in ("model", "rows")]
+    _named(name, f"{where}: steps")
+    if name in KEYS:
+        raise PosttrainError(f"{where}: steps.{name}: a recipe has a key of this name. Rename the step.")
+    kinds = [stage.kind for stage in _steps_of(table)]
     kind = raw.get("kind") if isinstance(raw, dict) else None
-    if not isinstance(kind, str) or kind not in kinds:
+    if kind not in kinds:
         raise PosttrainError(
-            f"{where}: steps.{name}: kind is {kind!r}; allowed: {', '.join(kinds)}{nearest(str(kind), kinds)}."
+            f"{where}: steps.{name}: kind is {kind!r}; allowed: {', '.join(kinds)}{nearest(str(kind), kinds)}"
         )
-    config = table[kind].config
-    shared: dict[str, Any] = {"seed": seed}
+    config = table[str(kind)].config
+    values = {**shared, **raw}
     if judge is not None and "hold_out" in config.model_fields:
-        shared["hold_out"] = str(judge.prompts)  # what is judged on is never trained on
-    return _checked(config, {**shared, **raw}, f"{where}: steps.{name}")
+        values.setdefault("hold_out", str(judge.prompts))  # what is judged on is never trained on
+    return _checked(config, values, f"{where}: steps.{name}")
 
 
 def _checked(model: type[M], raw: Any, where: str) -> M:
     try:
-        value = model.model_validate(_found_paths(model, raw))
+        return model.model_validate(raw)
     except ValidationError as error:
-        raise PosttrainError(_explain(error, model, where)) from None
-    for name, field in model.model_fields.items():
-        found = getattr(value, name)
-        if isinstance(found, Path) and field.annotation is not None and not found.exists():
-            raise PosttrainError(f"{where}.{name}: no such file or directory: {found}. Check the path.")
-    return value
+        raise PosttrainError(f"{where}{_explain(error, model)}") from None
 
 
-def _found_paths(model: type[BaseModel], raw: Any) -> Any:
-    if not isinstance(raw, dict):
-        return raw
-    paths = {n for n, f in model.model_fields.items() if "Path" in str(f.annotation)}
-    defaults = {n: model.model_fields[n].default for n in paths - raw.keys()}
-    found = {n: str(find_path(v)) for n, v in {**defaults, **raw}.items() if n in paths and isinstance(v, str | Path)}
-    return {**raw, **found}
-
-
-def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
-    """The first problem in words: where, what was found, what is allowed."""
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first problem in words: where, what was found, what is allowed, what to do."""
     problem = error.errors()[0]
-    place = ".".join(str(part) for part in problem["loc"])
+    place = "".join(f".{part}" for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         key = str(problem["loc"][-1])
         allowed = sorted(_fields_at(model, problem["loc"][:-1]))
-        return f"{where}.{place}: unknown key '{key}'; allowed: {', '.join(allowed)}{nearest(key, allowed)}."
+        return f"{place}: unknown key '{key}'; allowed: {', '.join(allowed)}{nearest(key, allowed)}"
     if problem["type"] == "missing":
-        return f"{where}: '{place}' is missing. Add '{place}: …'."
+        key = str(problem["loc"][-1])
+        return f"{place}: found nothing; '{key}' is needed. Add '{key}: …'."
     found = problem["input"]
-    shown = repr(found) if isinstance(found, str | int | float | bool | None) else type(found).__name__
+    plain = found is None or isinstance(found, str | int | float | Path)
+    shown = repr(str(found) if isinstance(found, Path) else found)[:200] if plain else f"a {type(found).__name__}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{where}.{place}: found {shown}; {message[0].lower()}{message[1:]}."
+    advice = "" if ". " in message else f". Correct {str(problem['loc'][-1]) if problem['loc'] else 'it'}"
+    return f"{place}: found {shown}; {message[0].lower()}{message[1:]}{advice}."
 
 
-def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
     for part in location:
-        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
-        options = [annotation, *getattr(annotation, "__args__", ())]
+        field = model.model_fields.get(str(part))
+        options = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
         nested = [item for item in options if isinstance(item, type) and issubclass(item, BaseModel)]
-        if nested:
-            model = nested[0]
+        model = nested[0] if nested else model
     return list(model.model_fields)
+
+
+def _steps_of(table: Mapping[str, Stage]) -> list[Stage]:
+    """What a recipe may name; samples and verdicts come by themselves."""
+    return [stage for stage in table.values() if stage.makes in ("model", "rows")]
 
 
 def json_schema(table: Mapping[str, Stage]) -> dict[str, Any]:
     """JSON Schema of a recipe, for editors to complete from."""
-    kinds = tuple(stage.config for stage in table.values() if stage.makes in ("model", "rows"))
-    union: Any = kinds[0]
-    for kind in kinds[1:]:
-        union = union | kind
+    kinds = tuple(stage.config for stage in _steps_of(table))
+    step: Any = Annotated[Union[kinds], Field(discriminator="kind")] if len(kinds) > 1 else kinds[0]  # noqa: UP007
     model = create_model(
         "Recipe",
         __base__=Config,
@@ -210,6 +233,6 @@ def json_schema(table: Mapping[str, Stage]) -> dict[str, Any]:
         seed=(int, 0),
         judge=(JudgeSettings | None, None),
         gate=(Gate, Gate()),
-        steps=(dict[str, union], ...),
+        steps=(dict[str, step], ...),
     )
     return model.model_json_schema()

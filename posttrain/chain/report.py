@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from posttrain.chain.runner import Done
+from posttrain.chain.runner import Done, row_of
 from posttrain.chain.store import Artifact
-from posttrain.rows import read_rows
+from posttrain.rows import read_rows, write_text
 
 Named = tuple[dict[str, Any], Artifact]  # a row of run.json and its artifact
 JUDGE_KEYS = ("axes", "n_scored", "n_asked", "verdict", "why", "primary", "before", "changes", "words_used", "judge")
@@ -15,19 +15,7 @@ JUDGE_KEYS = ("axes", "n_scored", "n_asked", "verdict", "why", "primary", "befor
 
 def named(done: Sequence[Done]) -> list[Named]:
     """The nodes of a run that has just ended, as `read_run` would give them."""
-    return [
-        (
-            {
-                "name": item.node.name,
-                "kind": item.node.stage.kind,
-                "identity": item.node.identity,
-                "cached": item.cached,
-                "seconds": item.artifact.record["provenance"]["seconds"],
-            },
-            item.artifact,
-        )
-        for item in done
-    ]
+    return [(row_of(item), item.artifact) for item in done]
 
 
 def steps_of(nodes: Sequence[Named]) -> list[dict[str, Any]]:
@@ -58,6 +46,7 @@ def steps_of(nodes: Sequence[Named]) -> list[dict[str, Any]]:
 
 
 def report_json(recipe: str, nodes: Sequence[Named]) -> dict[str, Any]:
+    """The report for programs."""
     return {"recipe": recipe, "steps": steps_of(nodes)}
 
 
@@ -129,5 +118,5 @@ def _cell(axis: dict[str, float | None] | None) -> str:
 def write_report(folder: Path, recipe: str, nodes: Sequence[Named]) -> Path:
     """Write report.md into the run's folder and return its path."""
     path = folder / "report.md"
-    path.write_text(report_markdown(recipe, nodes), encoding="utf-8")
+    write_text(path, report_markdown(recipe, nodes))
     return path

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from posttrain.chain import provenance
 from posttrain.chain.graph import Node
 from posttrain.chain.identity import stable
-from posttrain.chain.recipe import Gate, Recipe
-from posttrain.chain.stage import Input, Progress, StageContext
+from posttrain.chain.recipe import Gate, Recipe, check_steps
+from posttrain.chain.stage import Input, Metrics, Progress, StageContext
 from posttrain.chain.store import WORK, Artifact, Store, plain_disk_errors
 from posttrain.errors import GateFailed, PosttrainError
 from posttrain.rows import write_text
@@ -40,26 +40,31 @@ def run_chain(
     recipe: Recipe, nodes: Sequence[Node], store: Store, screen: Screen, rerun: frozenset[str] = frozenset()
 ) -> list[Done]:
     """Make every node that is not in the store. Raises GateFailed when a judge says so and the gate stops."""
-    store.check_writable()
+    check_steps({node.step: node for node in nodes}, sorted(rerun), f"{recipe.where}: --rerun")
     finished: dict[str, Done] = {}
-    for node in nodes:
-        with plain_disk_errors(store.root):
+    with plain_disk_errors(store.root):
+        store.check_writable()
+        folder = run_folder(recipe.name, store)
+        folder.mkdir(parents=True, exist_ok=True)
+        for node in nodes:
             done = _obtain(node, finished, store, screen, again=node.step in rerun)
-        finished[node.name] = done
-        _name_it(recipe, store, list(finished.values()))
-        screen.done(done)
-        _gate(recipe.gate, done, screen)
+            finished[node.name] = done
+            _name_it(recipe.name, folder, list(finished.values()))
+            screen.done(done)
+            _gate(recipe.gate, done, screen)
     return list(finished.values())
 
 
 def _obtain(node: Node, finished: Mapping[str, Done], store: Store, screen: Screen, again: bool) -> Done:
-    if not again and (artifact := store.find(node.stage.kind, node.identity)):
+    kind, identity = node.stage.kind, node.identity
+    if not again and (artifact := store.look(kind, identity)):
+        store.clear_rests(artifact)  # where a run was killed just before it could
         _drift(node, artifact, screen)
         return Done(node, artifact, cached=True)
-    with store.owned(node.stage.kind, node.identity):
+    with store.owned(kind, identity):
         if again:
-            store.forget_partial(node.stage.kind, node.identity)
-        if not again and (artifact := store.find(node.stage.kind, node.identity)):
+            store.forget_partial(kind, identity)
+        elif artifact := store.find(kind, identity):
             return Done(node, artifact, cached=True)  # another process made it while this one waited
         return Done(node, _make(node, finished, store, screen), cached=False)
 
@@ -84,11 +89,22 @@ def _make(node: Node, finished: Mapping[str, Done], store: Store, screen: Screen
         "inputs": {
             field: {"identity": value.identity, "reference": value.reference} for field, value in inputs.items()
         },
-        "metrics": stable(metrics),
+        "metrics": _plain(metrics, node.name),
         "provenance": provenance.record(node.stage.sources, time.perf_counter() - started),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return store.complete(partial, record)
+
+
+def _plain(metrics: Metrics, name: str) -> Any:
+    """A loss that is no number ends here, said plainly, and not in a record."""
+    try:
+        return stable(metrics, "metrics")
+    except TypeError as error:
+        raise PosttrainError(
+            f"{name}: {error}; finite numbers, text, lists and mappings are allowed. "
+            "A loss that is no number means that training diverged: lower the learning rate."
+        ) from None
 
 
 def _input(value: str | Input, finished: Mapping[str, Done]) -> Input:
@@ -105,32 +121,34 @@ def _drift(node: Node, artifact: Artifact, screen: Screen) -> None:
         )
 
 
-def _name_it(recipe: Recipe, store: Store, finished: Sequence[Done]) -> None:
-    """runs/RECIPE/run.json and a link for each node, so that people find artifacts by name."""
-    folder = run_folder(recipe.name, store)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = [
-        {
-            "name": done.node.name,
-            "kind": done.node.stage.kind,
-            "identity": done.node.identity,
-            "entry": done.artifact.path.name,
-            "cached": done.cached,
-            "seconds": done.artifact.record["provenance"]["seconds"],
-        }
-        for done in finished
-    ]
-    write_text(folder / "run.json", json.dumps({"recipe": recipe.name, "nodes": rows}, indent=1) + "\n")
-    for done in finished:
-        link = folder / done.node.name
-        if link.is_symlink() or link.exists():
-            link.unlink()
-        link.symlink_to(os.path.relpath(done.artifact.path, folder))
+def _name_it(name: str, folder: Path, finished: Sequence[Done]) -> None:
+    """runs/RECIPE/run.json and a link for the newest node, so that people find artifacts by name."""
+    rows = [{**row_of(done), "entry": done.artifact.path.name} for done in finished]
+    write_text(folder / "run.json", json.dumps({"recipe": name, "nodes": rows}, indent=1) + "\n")
+    newest = finished[-1]
+    temporary = folder / f".{newest.node.name}.{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(newest.artifact.path, folder))
+    temporary.replace(folder / newest.node.name)
+
+
+def row_of(done: Done) -> dict[str, Any]:
+    """What run.json says of a node."""
+    return {
+        "name": done.node.name,
+        "kind": done.node.stage.kind,
+        "identity": done.node.identity,
+        "cached": done.cached,
+        "seconds": done.artifact.record["provenance"]["seconds"],
+    }
 
 
 def run_folder(name: str, store: Store) -> Path:
     """Where a recipe's run is named: beside the store."""
-    return store.root.parent / name
+    folder = store.root.parent / name
+    if folder.resolve() == store.root.resolve():
+        raise PosttrainError(f"recipe '{name}': the store lies in {store.root}. Rename one of the two.")
+    return folder
 
 
 def _gate(gate: Gate, done: Done, screen: Screen) -> None:
@@ -146,13 +164,14 @@ def _gate(gate: Gate, done: Done, screen: Screen) -> None:
 def read_run(name: str, store: Store) -> list[tuple[dict[str, Any], Artifact]]:
     """The nodes of the latest run of a recipe with their artifacts."""
     path = run_folder(name, store) / "run.json"
-    if not path.is_file():
-        raise PosttrainError(f"{name}: has no run in {store.root.parent}. Run it first: posttrain run {name}.")
-    found = []
-    for row in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
-        artifact = store.find(row["kind"], row["identity"])
-        if artifact is None:
-            raise PosttrainError(f"{name}: {row['entry']} is no longer in {store.root}. Run it again.")
-        found.append((row, artifact))
-    return found
-
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise PosttrainError(
+            f"{name}: {path} is missing or cannot be read; a run is needed. Run it first: posttrain run {name}."
+        ) from None
+    found = [(row, store.look(row["kind"], row["identity"])) for row in rows]
+    lost = [row["entry"] for row, artifact in found if artifact is None]
+    if lost:
+        raise PosttrainError(f"{name}: {', '.join(lost)} no longer whole in {store.root}. Run it again.")
+    return [(row, artifact) for row, artifact in found if artifact is not None]

@@ -4,28 +4,29 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from posttrain.chain.identity import ByContent
+from posttrain.chain.paths import InputPath as InputPath
 
 Makes = Literal["model", "rows", "samples", "verdicts"]
 Metrics = dict[str, Any]  # JSON types; "summary" is the one line people read
-InputPath = Annotated[Path, ByContent]
 
 
 class Config(BaseModel):
-    """What every step config is: frozen, and strict about unknown keys."""
+    """What every step config is: frozen, strict about unknown keys, finite, and with its defaults checked too."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, protected_namespaces=()
+    )
 
 
 class StepConfig(Config):
     """Fields every step has."""
 
     kind: str
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
 
 
 class Tick(Protocol):
@@ -73,3 +74,4 @@ class Stage:
     run: Callable[[Any, StageContext], Metrics]
     sources: tuple[str, ...] = ()  # packages and modules whose change is worth a drift line
     outside: frozenset[str] = frozenset()  # input fields that may also name a path or a hub model
+    check: Callable[[Any, str], None] | None = None  # (config, where): what can be refused before any compute

@@ -6,21 +6,24 @@ directory is renamed. A crash leaves an entry absent, in progress or complete, n
 
 import errno
 import fcntl
+import itertools
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from posttrain.chain.identity import sha256_file
+from posttrain.chain.identity import digest, sha256_file
 from posttrain.errors import PosttrainError
 from posttrain.rows import write_text
 
 RECORD = "artifact.json"
 WORK = ".work"
+OWN_DIGEST = "record_sha256"
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class Artifact:
     @property
     def identity(self) -> str:
         return str(self.record["identity"])
+
+
+class _Damaged(Exception):
+    """Why an entry cannot be used."""
 
 
 def entry_name(kind: str, identity: str) -> str:
@@ -55,21 +62,46 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        intact = record.pop(OWN_DIGEST) == digest(record)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise _Damaged(f"its {RECORD} cannot be read") from None
+    if not intact:
+        raise _Damaged(f"its {RECORD} is changed")
+    return dict(record)
+
+
+def _verified(path: Path, identity: str) -> Artifact:
+    """The entry, when every byte of it is as recorded."""
+    record = _read_record(path)
+    if record["identity"] != identity:
+        raise _Damaged(f"its {RECORD} names another identity")
+    expected, found = record["files"], _files(path)
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            state = "missing" if name not in found else "changed" if name in expected else "not recorded"
+            raise _Damaged(f"{name} is {state}")
+    return Artifact(path, record)
+
+
 @contextmanager
 def plain_disk_errors(path: Path) -> Iterator[None]:
     """A full or read-only disk is said plainly; any other OSError stays a bug with its traceback."""
     try:
         yield
     except OSError as error:
+        where = error.filename or path
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise PosttrainError(
-                f"{path}: the disk is full; free space is needed. Free some, then run the same command: "
+                f"{where}: the disk is full; free space is needed. Free some, then run the same command: "
                 "finished steps and checkpoints are kept."
             ) from None
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
             raise PosttrainError(
-                f"{path}: cannot write here ({error.strerror}); a writable directory is needed. "
-                "Choose another with --store DIR."
+                f"{where}: {error.strerror}; a place that may be read and written is needed. "
+                "Change its permissions, or choose another with --store DIR."
             ) from None
         raise
 
@@ -83,37 +115,36 @@ class Store:
 
     def check_writable(self) -> None:
         """Fail before any compute when the store cannot be written."""
-        with plain_disk_errors(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            write_text(self.root / f".writable-{os.getpid()}", "")
-            (self.root / f".writable-{os.getpid()}").unlink()
+        if self.root.exists() and not self.root.is_dir():
+            raise PosttrainError(f"{self.root}: found a file; a directory is needed. Choose another with --store DIR.")
+        self.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.root):
+            pass
+
+    def look(self, kind: str, identity: str) -> Artifact | None:
+        """The complete entry, verified. Changes nothing: a damaged one counts as absent."""
+        try:
+            return _verified(self.root / entry_name(kind, identity), identity)
+        except (_Damaged, FileNotFoundError):  # the latter: another process puts a new one in its place
+            return None
 
     def find(self, kind: str, identity: str) -> Artifact | None:
-        """The complete entry, verified; a damaged one is put in quarantine, said, and counts as absent."""
+        """As `look`, for the entry's owner: a damaged entry is put in quarantine, and said."""
         path = self.root / entry_name(kind, identity)
-        if not path.is_dir():
+        if not os.path.lexists(path):
             return None
         try:
-            record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-            expected = record["files"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return self._quarantine(path, f"its {RECORD} cannot be read")
-        if record.get("identity") != identity:
-            return self._quarantine(path, f"its {RECORD} names another identity")
-        found = _files(path)
-        for name in sorted(expected.keys() | found.keys()):
-            if expected.get(name) != found.get(name):
-                state = "missing" if name not in found else "changed" if name in expected else "not recorded"
-                return self._quarantine(path, f"{name} is {state}")
-        return Artifact(path, record)
+            return _verified(path, identity)
+        except _Damaged as damage:
+            place = self._quarantine(path)
+            self.say(f"{path.name}: damaged ({damage}); moved to {place}, it is made again")
+            return None
 
-    def _quarantine(self, path: Path, reason: str) -> None:
-        with plain_disk_errors(self.root):
-            place = self.root / "quarantine"
-            place.mkdir(exist_ok=True)
-            number = len(list(place.iterdir()))
-            path.rename(place / f"{path.name}.{number}")
-        self.say(f"{path.name}: damaged ({reason}); moved to {place}, it is made again")
+    def _quarantine(self, path: Path) -> Path:
+        places = (self.root / "quarantine" / f"{path.name}.{number}" for number in itertools.count())
+        place = next(place for place in places if not os.path.lexists(place))
+        place.parent.mkdir(exist_ok=True)
+        return path.rename(place)
 
     def partial(self, kind: str, identity: str) -> Path:
         """The directory an entry is made in; only `.work` of an earlier try is kept."""
@@ -130,19 +161,26 @@ class Store:
 
     def complete(self, partial: Path, record: dict[str, Any]) -> Artifact:
         """Flush every file, write the record last, rename: from here on the entry exists."""
-        shutil.rmtree(partial / WORK, ignore_errors=True)
-        files = _files(partial)
-        for name in files:
-            _fsync(partial / name)
-        record = {**record, "files": files}
-        write_text(partial / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        record = {**record, "files": _files(partial)}
+        for path in sorted(partial.rglob("*")):
+            if path.relative_to(partial).parts[0] != WORK:
+                _fsync(path)
+        signed = {**record, OWN_DIGEST: digest(record)}
+        write_text(partial / RECORD, json.dumps(signed, indent=1, ensure_ascii=False) + "\n")
         _fsync(partial)
-        final = self.root / partial.name.removesuffix(".partial")
+        final = partial.with_suffix("")
         if final.exists():  # --rerun: the old entry gives way at the last moment
-            shutil.rmtree(final)
+            final.rename(partial.with_suffix(".old"))
         partial.rename(final)
         _fsync(self.root)
-        return Artifact(final, record)
+        artifact = Artifact(final, record)
+        self.clear_rests(artifact)
+        return artifact
+
+    def clear_rests(self, artifact: Artifact) -> None:
+        """Delete what is of no use once an entry exists: its checkpoints, and the entry that it replaced."""
+        for rest in (artifact.path / WORK, artifact.path.with_suffix(".old")):
+            shutil.rmtree(rest, ignore_errors=True)
 
     @contextmanager
     def owned(self, kind: str, identity: str) -> Iterator[None]:
@@ -164,9 +202,13 @@ class Store:
             yield
 
     def entries(self) -> list[Artifact]:
-        """Every complete entry, newest first (read, not verified)."""
+        """Every complete entry, newest first; the records are read, the files are not."""
         found = []
         for path in self.root.glob(f"*/{RECORD}"):
-            if not path.parent.name.endswith(".partial"):
-                found.append(Artifact(path.parent, json.loads(path.read_text(encoding="utf-8"))))
-        return sorted(found, key=lambda artifact: str(artifact.record.get("finished")), reverse=True)
+            if path.parent.suffix:  # .partial or .old
+                continue
+            try:
+                found.append(Artifact(path.parent, _read_record(path.parent)))
+            except _Damaged:
+                continue  # a run finds it, says so, and makes it again
+        return sorted(found, key=lambda artifact: str(artifact.record["finished"]), reverse=True)

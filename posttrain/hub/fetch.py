@@ -16,9 +16,10 @@ def split(reference: str) -> tuple[str, str | None]:
 
 def resolve_revision(reference: str) -> str:
     """The commit that a hub id stands for: the local cache's when offline, else the hub's."""
+    from httpx2 import HTTPError
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.constants import HF_HUB_OFFLINE
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     name, revision = split(reference)
     try:
@@ -31,7 +32,7 @@ def resolve_revision(reference: str) -> str:
             f"{reference}: no step and no directory of this name, and not in the local hub cache while offline; "
             "check the spelling, or fetch it once with HF_HUB_OFFLINE unset."
         ) from None
-    except (HfHubHTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         raise PosttrainError(
             f"{reference}: no step and no directory of this name, and the hub gives no such model "
             f"({type(error).__name__}). Check the spelling, the network, and that you may read it (hf auth login)."
