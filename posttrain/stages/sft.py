@@ -45,6 +45,8 @@ class SFTConfig(StepConfig):
 
 def run(config: SFTConfig, ctx: StageContext) -> Metrics:
     """Train, save the adapter (or model) with its tokenizer, and measure held-out answers before and after."""
+    import torch
+
     from posttrain.hub.fetch import local_directory
     from posttrain.lm.chat import ChatFormat
     from posttrain.lm.device import device
@@ -59,9 +61,9 @@ def run(config: SFTConfig, ctx: StageContext) -> Metrics:
     held, _ = _token_rows(ctx.inputs["data"].path / "test.jsonl", chat, config)
     model = load_model(path).to(device())
     before = row_nll(model, held)
-    trained_ids = [] if config.full else sorted(chat.control_ids)
+    torch.manual_seed(config.seed)  # the adapter's first values come from the global generator
     if not config.full:
-        model = add_lora(model, **config.lora.model_dump(), train_token_ids=trained_ids)
+        model = add_lora(model, **config.lora.model_dump(), train_token_ids=sorted(chat.control_ids))
     with ctx.progress(0, "step") as tick:
         result = train(
             model,
