@@ -15,24 +15,19 @@ def split(reference: str) -> tuple[str, str | None]:
 
 
 def resolve_revision(reference: str) -> str:
-    """The commit that a hub id stands for: the local cache's when offline, else the hub's."""
-    from httpx2 import HTTPError
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+    """The commit that a hub id stands for: the hub's, or the local cache's when offline or unreachable."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     name, revision = split(reference)
     try:
-        if HF_HUB_OFFLINE:
-            cached = snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=["config.json"])
-            return Path(cached).name
-        return str(HfApi().model_info(name, revision=revision, timeout=20).sha)
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+        return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
+    except LocalEntryNotFoundError:
         raise PosttrainError(
-            f"{reference}: no step and no directory of this name, and not in the local hub cache while offline; "
-            "check the spelling, or fetch it once with HF_HUB_OFFLINE unset."
+            f"{reference}: no step and no directory of this name, the hub cannot be reached, and it is not in the "
+            "local cache. Check the spelling; to fetch it once, be online and leave HF_HUB_OFFLINE unset."
         ) from None
-    except (HTTPError, OSError) as error:
+    except (HfHubHTTPError, OSError) as error:
         raise PosttrainError(
             f"{reference}: no step and no directory of this name, and the hub gives no such model "
             f"({type(error).__name__}). Check the spelling, the network, and that you may read it (hf auth login)."

@@ -1,0 +1,62 @@
+"""Hub ids: the real client against a loopback double; offline and missing models are clear errors."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from hub_double import COMMIT, hub
+
+CODE = """
+import sys
+from pathlib import Path
+from posttrain.chain.stage import Input
+from posttrain.errors import PosttrainError
+from posttrain.hub.fetch import local_directory, resolve_revision
+try:
+    commit = resolve_revision(sys.argv[1])
+    name = sys.argv[1].split("@")[0]
+    path = local_directory(Input(Path(name), f"hub:{name}@{commit}", sys.argv[1]))
+    print(commit, *sorted(file.name for file in path.iterdir()))
+except PosttrainError as error:
+    print("error:", error)
+"""
+
+
+def fetch(reference: str, endpoint: str, home: Path, offline: bool = False) -> str:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    if offline:
+        environment["HF_HUB_OFFLINE"] = "1"
+    command = [sys.executable, "-c", CODE, reference]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+def test_a_hub_id_becomes_a_commit_and_a_directory_without_pickles(tiny_chat_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "repo"
+    folder.mkdir()
+    for file in tiny_chat_model.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    torch.save({}, folder / "pytorch_model.bin")
+    with hub("some/model", folder) as (endpoint, asked):
+        commit, *names = fetch("some/model@main", endpoint, tmp_path / "home").split()
+        assert commit == COMMIT
+        assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(names)
+        assert "pytorch_model.bin" not in names
+        assert not any(path.endswith(".bin") for path in asked)
+    again = fetch("some/model@main", endpoint, tmp_path / "home", offline=True)
+    assert again.split()[0] == COMMIT, "what was fetched once works offline"
+
+
+def test_a_missing_or_unreachable_model_is_a_clear_error(tiny_chat_model: Path, tmp_path: Path) -> None:
+    with hub("some/model", tiny_chat_model) as (endpoint, _):
+        answer = fetch("no/such-model", endpoint, tmp_path / "home")
+    assert answer.startswith("error: no/such-model: no step and no directory")
+    assert "Check the spelling" in answer
+    offline = fetch("no/such-model", endpoint, tmp_path / "home", offline=True)
+    assert "cannot be reached" in offline
+    down = fetch("no/such-model", endpoint, tmp_path / "home")
+    assert down.startswith("error: no/such-model")
