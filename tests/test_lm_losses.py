@@ -1,9 +1,12 @@
 """The supervised-only head gives the loss and the gradients of full logits, for plain and adapted models."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_llama
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
@@ -148,3 +151,37 @@ def test_a_model_that_caps_its_logits_is_refused_and_a_plain_one_is_not() -> Non
         check_plain_head(Gemma2ForCausalLM(config))
     for make in MODELS.values():
         check_plain_head(make())
+
+
+def test_packed_rows_give_the_loss_and_gradients_of_padded_ones() -> None:
+    from posttrain.lm.supervised_trainer import collate, pack
+
+    rows = [
+        {"input_ids": [5, 6, 7, 8, 2], "labels": [-100, -100, 7, 8, 2]},
+        {"input_ids": [9, 10, 2], "labels": [9, 10, 2]},
+        {"input_ids": [11, 12, 13, 14, 15, 2], "labels": [-100, 12, 13, -100, 15, 2]},
+    ]
+    found = []
+    for batch in (collate(rows), pack(rows)):
+        model = tiny_llama.llama()
+        loss = supervised_cross_entropy(
+            model, batch["input_ids"], None, batch["labels"], position_ids=batch.get("position_ids")
+        )
+        loss.backward()  # type: ignore[no-untyped-call]
+        found.append((loss.item(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
+    assert (found[0][1] - found[1][1]).abs().max() <= 1e-5
+    assert sorted(pack(rows)["input_ids"][0].tolist()) == sorted(token for row in rows for token in row["input_ids"])
+    naive = {**pack(rows), "position_ids": None}
+    model = tiny_llama.llama()
+    leaked = supervised_cross_entropy(model, naive["input_ids"], None, naive["labels"]).item()
+    assert abs(leaked - found[0][0]) > 1e-4, "without positions the rows see each other"
+
+
+def test_a_model_trained_on_packed_rows_ends_like_one_trained_on_padded_rows(tmp_path: Path) -> None:
+    losses = []
+    for packing in (False, True):
+        model = tiny_llama.llama()
+        settings = replace(tiny_llama.STEADY, packing=packing)
+        losses.append([point.loss for point in tiny_llama.fit(model, tmp_path / str(packing), settings).loss_curve])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)

@@ -60,12 +60,14 @@ def supervised_cross_entropy(
     labels: Tensor,
     num_items_in_batch: Tensor | int | None = None,
     chunk: int = CHUNK,
+    position_ids: Tensor | None = None,
 ) -> Tensor:
     """Summed next-token cross entropy of the labels that are not -100, divided by `num_items_in_batch`.
 
     All tensors are [batch, length]. `num_items_in_batch` defaults to this batch's supervised tokens; a
     trainer that accumulates gradients passes the count of the whole step. Rows padded on the right need no
-    `attention_mask`: a causal decoder never looks at what follows. No supervised token at all is an error.
+    `attention_mask`: a causal decoder never looks at what follows. Rows packed into one have `position_ids`
+    that start again at each row. No supervised token at all is an error.
     """
     targets = labels[:, 1:]
     positions = targets != IGNORED
@@ -75,7 +77,9 @@ def supervised_cross_entropy(
             "needed. Check the mask: the assistant's text and its stop token must be marked."
         )
     parts = causal_parts(model)
-    hidden = parts.backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    hidden = parts.backbone(
+        input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+    )
     kept = hidden.last_hidden_state[:, :-1][positions]
     wanted = targets[positions]
     trainable = [weight for weight in model.parameters() if weight.requires_grad]

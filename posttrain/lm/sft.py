@@ -33,6 +33,7 @@ class SFTSettings:
     max_grad_norm: float = 1.0
     seed: int = 0
     bf16: bool | None = None  # None: what the machine is good at, see `mixed_precision`
+    packing: bool | None = None  # None: where a flash attention kernel makes it pay
     save_every_steps: int = 200
     trainer: Mapping[str, Any] = field(default_factory=dict)
 
@@ -81,7 +82,8 @@ def train(
     check_plain_head(model)
     checkpoint_dir.mkdir(parents=True, exist_ok=True)
     done = checkpoints(checkpoint_dir)
-    trainer = SupervisedTrainer(model, _trl_config(settings, checkpoint_dir), rows, on_step)
+    packing = packs(model) if settings.packing is None else settings.packing
+    trainer = SupervisedTrainer(model, _trl_config(settings, checkpoint_dir), rows, on_step, packing)
     try:
         with causal_blocks(model, active=trainer.args.bf16 and trainer.args.device.type == "cpu"):
             trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
@@ -95,6 +97,11 @@ def train(
         steps=trainer.state.global_step,
         seconds=sum(entry["seconds"] for entry in steps),
     )
+
+
+def packs(model: Any) -> bool:
+    """Whether packing pays: with flash kernels; sdpa would attend over the whole pack and then mask it."""
+    return str(model.config._attn_implementation).startswith("flash")
 
 
 def add_lora(

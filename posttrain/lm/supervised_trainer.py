@@ -46,6 +46,22 @@ def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, Tensor]:
     return {"input_ids": ids, "labels": labels, "tokens": torch.tensor([len(r["input_ids"]) for r in rows])}
 
 
+def pack(rows: Sequence[dict[str, list[int]]]) -> dict[str, Tensor]:
+    """The same rows end to end in one, [1, tokens], without padding; `position_ids` start again at each row.
+
+    Exact: attention stays within a row, and no row is taught by the end of the one before.
+    """
+    ids = [token for row in rows for token in row["input_ids"]]
+    labels = [label for row in rows for label in [IGNORED, *row["labels"][1:]]]
+    positions = [position for row in rows for position in range(len(row["input_ids"]))]
+    return {
+        "input_ids": torch.tensor([ids]),
+        "labels": torch.tensor([labels]),
+        "position_ids": torch.tensor([positions]),
+        "tokens": torch.tensor([len(row["input_ids"]) for row in rows]),
+    }
+
+
 def as_dataset(rows: Sequence[TokenRow]) -> Dataset:
     """Columns `input_ids` and `labels` (-100 where a token is not supervised)."""
     labels = [
@@ -83,7 +99,9 @@ class LengthGroupedBatches(torch.utils.data.Sampler[int]):
 class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]
     """See the module. `on_step(step, steps, logs)` is called after every optimizer step."""
 
-    def __init__(self, model: Any, args: SFTConfig, rows: Sequence[TokenRow], on_step: OnStep) -> None:
+    def __init__(
+        self, model: Any, args: SFTConfig, rows: Sequence[TokenRow], on_step: OnStep, packing: bool = False
+    ) -> None:
         self._lengths = [len(row.input_ids) for row in rows]
         self._on_step = on_step
         self._checkpoint_root = Path(args.output_dir)
@@ -93,7 +111,7 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]
             model,
             args,
             train_dataset=as_dataset(rows),
-            data_collator=collate,
+            data_collator=pack if packing else collate,
             processing_class=_no_tokenizer(),
         )
         self.processing_class = None  # demanded above, and then it would rewrite the model's special tokens
@@ -122,7 +140,14 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]
         self._counts["tokens"] += int(inputs["tokens"].sum())
         self._counts["supervised_tokens"] += int((inputs["labels"][:, 1:] != IGNORED).sum())
         with self.accelerator.autocast():
-            return supervised_cross_entropy(self.model, inputs["input_ids"], None, inputs["labels"], num_items_in_batch)
+            return supervised_cross_entropy(
+                self.model,
+                inputs["input_ids"],
+                None,
+                inputs["labels"],
+                num_items_in_batch,
+                position_ids=inputs.get("position_ids"),
+            )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Keep each step's figures in the trainer's state, so in checkpoints, and hand them to `on_step`."""

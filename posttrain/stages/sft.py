@@ -39,6 +39,8 @@ class SFTConfig(StepConfig):
     weight_decay: float = Field(0.0, ge=0)
     max_length: int = Field(512, ge=8, description="tokens; longer rows are dropped whole, never cut")
     max_dropped: float = Field(0.25, ge=0, le=1, description="share of dropped rows above which the step fails")
+    packing: bool | None = Field(None, description="rows end to end without padding; by default with flash attention")
+    attn_implementation: str | None = Field(None, description="transformers' name, such as flash_attention_2")
     save_steps: int = Field(200, ge=1, description="steps between checkpoints")
     trainer: dict[str, Any] = Field(default_factory=dict)
 
@@ -60,6 +62,8 @@ def run(config: SFTConfig, ctx: StageContext) -> Metrics:
     rows, dropped = _token_rows(ctx.inputs["data"].path / "train.jsonl", chat, config)
     held, _ = _token_rows(ctx.inputs["data"].path / "test.jsonl", chat, config)
     model = load_model(path).to(device())
+    if config.attn_implementation is not None:
+        _set_attention(model, config.attn_implementation)
     before = row_nll(model, held)
     torch.manual_seed(config.seed)  # the adapter's first values come from the global generator
     if not config.full:
@@ -75,6 +79,16 @@ def run(config: SFTConfig, ctx: StageContext) -> Metrics:
     after = row_nll(model, held)
     _save(model, tokenizer, config, ctx, path)
     return _metrics(config, rows, dropped, result, before, after)
+
+
+def _set_attention(model: Any, name: str) -> None:
+    try:
+        model.set_attn_implementation(name)
+    except (ImportError, ValueError, KeyError) as error:
+        raise PosttrainError(
+            f"sft.attn_implementation: {name} cannot be used here ({str(error).splitlines()[0][:160]}). "
+            "Use sdpa, or leave it out."
+        ) from None
 
 
 def _token_rows(path: Path, chat: Any, config: SFTConfig) -> tuple[list[Any], int]:
@@ -124,6 +138,7 @@ def _settings(config: SFTConfig) -> Any:
         lr_scheduler_type=config.lr_scheduler_type,
         weight_decay=config.weight_decay,
         seed=config.seed,
+        packing=config.packing,
         save_every_steps=config.save_steps,
         trainer=config.trainer,
     )
