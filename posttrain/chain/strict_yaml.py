@@ -49,7 +49,8 @@ def parse(text: str, name: str) -> Any:
         where = f"{name}, line {mark.line + 1}, column {mark.column + 1}" if mark else name
         raise PosttrainError(f"{where}: {error.problem or error}. Correct the YAML there.") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a number of 5,000 digits
-        raise PosttrainError(f"{name}: not YAML that can be read ({error}). Correct it.") from None
+        reason = " ".join(str(error).split())
+        raise PosttrainError(f"{name}: not YAML that can be read ({reason}). Correct it.") from None
 
 
 def _size(node: yaml.Node, sizes: dict[int, int], loader: _Loader) -> int:
