@@ -137,8 +137,9 @@ def _run(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(report.report_json(recipe.name, named), indent=1, ensure_ascii=False))
     else:
-        if any(not row["cached"] for row, _ in named):
-            screen.side_by_side("Samples on held-out prompts", *report.sample_rows(named, 3))
+        columns, rows = report.sample_rows(named, 3)
+        if rows and any(not row["cached"] for row, _ in named):
+            screen.side_by_side("Samples on held-out prompts", columns, rows)
         screen.closing_table(report.steps_of(named))
         reached = {row["name"] for row, _ in named}
         models = [node.name for node in nodes if node.stage.makes == "model" and node.name in reached]

@@ -139,7 +139,7 @@ def test_a_store_that_cannot_be_written_is_an_error_before_anything_runs(
     monkeypatch.setenv("CALLS", str(calls))
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/store").write_text("a file")
-    with pytest.raises(PosttrainError, match=r"runs/store: found a file; a directory is needed.*--store"):
+    with pytest.raises(PosttrainError, match=r"runs/store: File exists; a directory that may be written is .*--store"):
         run(path)
     shutil.rmtree(tmp_path / "runs")
     (tmp_path / "runs").write_text("a file")

@@ -1,6 +1,7 @@
 """The command line: exit codes, JSON shapes, plain errors, and how little it imports. No torch."""
 
 import json
+import os
 import subprocess
 import sys
 import types
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain_fakes import FAKES, the_store, write_recipe
+from chain_fakes import FAKES, no_wait, the_store, write_recipe
 
 from posttrain.chain.paths import PROJECT
 from posttrain.cli import main
@@ -22,6 +23,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     table = types.ModuleType("posttrain.stages")
     table.STAGES = FAKES  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "posttrain.stages", table)
+    monkeypatch.setattr(os, "fsync", no_wait)
 
     def call(*arguments: str) -> tuple[int, str, str]:
         code = 0

@@ -115,11 +115,15 @@ class Store:
 
     def check_writable(self) -> None:
         """Fail before any compute when the store cannot be written."""
-        if self.root.exists() and not self.root.is_dir():
-            raise PosttrainError(f"{self.root}: found a file; a directory is needed. Choose another with --store DIR.")
-        self.root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=self.root):
-            pass
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise PosttrainError(
+                f"{self.root}: {error.strerror}; a directory that may be written is needed. "
+                "Choose another with --store DIR."
+            ) from None
 
     def look(self, kind: str, identity: str) -> Artifact | None:
         """The complete entry, verified. Changes nothing: a damaged one counts as absent."""
