@@ -23,9 +23,7 @@ def broken_promises(row: dict) -> list[str]:  # type: ignore[type-arg]
     prompt, story = (message["content"] for message in row["messages"])
     broken = [w for w in row["words"] if w not in story.lower() and PASTS.get(w, w) not in story.lower()]
     broken += [w for w in row["words"] if f" {w}" not in prompt]
-    if row["first_sentence"] and not (
-        story.startswith(row["first_sentence"]) and row["first_sentence"] in prompt
-    ):
+    if row["first_sentence"] and not (story.startswith(row["first_sentence"]) and row["first_sentence"] in prompt):
         broken.append("first sentence")
     if row["hero"] and not (row["hero"] in story and row["hero"] in prompt):
         broken.append("hero")

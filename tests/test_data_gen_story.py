@@ -42,9 +42,7 @@ def faults(story: Story) -> list[str]:
         if first in {"a", "an"} and first != article(second) and second != "hour":
             found.append(f"article: {first} {second}")
     found += [
-        f"doubled: {match}"
-        for match in re.findall(r"\b(\w+) \1\b", text.lower())
-        if match not in {"had", "that"}
+        f"doubled: {match}" for match in re.findall(r"\b(\w+) \1\b", text.lower()) if match not in {"had", "that"}
     ]
     if re.search(r"[${}_@]|None|  ", text):
         found.append("placeholder")
@@ -90,17 +88,13 @@ def test_stories_have_no_fault() -> None:
 )
 def test_a_broken_story_is_caught(old: str, new: str, fault: str) -> None:
     story = SAMPLES[0]
-    broken = Story(
-        story.text.replace(old, new, 1), story.words, story.features, story.characters, story.summary
-    )
+    broken = Story(story.text.replace(old, new, 1), story.words, story.features, story.characters, story.summary)
     assert any(found.startswith(fault) for found in faults(broken))
 
 
 def test_a_wrong_pronoun_is_caught() -> None:
     story = next(s for s in SAMPLES if len(s.characters) == 1 and s.characters[0] in WORLD.girls)
-    broken = Story(
-        story.text.replace(" she ", " he "), story.words, story.features, story.characters, story.summary
-    )
+    broken = Story(story.text.replace(" she ", " he "), story.words, story.features, story.characters, story.summary)
     assert "pronoun: he" in faults(broken)
 
 

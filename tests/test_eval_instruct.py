@@ -48,8 +48,7 @@ WITH = {
     "moral value": START + "They went home. Tim learned that it is good to share.",
     "plot twist": START + "It turned out that the boat was alive. They went home.",
     "bad ending": START + "But the boat sank. Tim never saw it again and cried.",
-    "foreshadowing": START.replace("He had a boat", "He did not know that his boat had a hole")
-    + "It was fun.",
+    "foreshadowing": START.replace("He had a boat", "He did not know that his boat had a hole") + "It was fun.",
     "conflict": START + "A girl grabbed the boat, and they had a fight. They went home.",
 }
 

@@ -60,9 +60,7 @@ def _real() -> tuple[str, ...]:
 
 def _batch(texts: tuple[str, ...] | list[str], *, stopped: bool = True) -> list[dict[str, Verdict]]:
     prompts = {str(number): {"id": str(number), **ASKED} for number in range(len(texts))}
-    return judge_batch(
-        prompts, [{"id": str(i), "text": text, "stopped": stopped} for i, text in enumerate(texts)]
-    )
+    return judge_batch(prompts, [{"id": str(i), "text": text, "stopped": stopped} for i, text in enumerate(texts)])
 
 
 def _scores(verdicts: list[dict[str, Verdict]], axis: str) -> list[float]:
@@ -93,9 +91,7 @@ def test_real_stories_score_high(axis: str) -> None:
         (cut_after_a_sentence, "plot", 0.85),
     ],
 )
-def test_a_damaged_story_scores_lower_on_the_axis_that_sees_it(
-    damage: Damage, axis: str, least: float
-) -> None:
+def test_a_damaged_story_scores_lower_on_the_axis_that_sees_it(damage: Damage, axis: str, least: float) -> None:
     rng = random.Random(0)
     damaged = [damage(text, rng) for text in _real()]
     assert auc(_real_scores(axis), _scores(_batch(damaged), axis)) >= least
@@ -137,9 +133,7 @@ def test_a_good_story_scores_high_and_its_damaged_forms_lower(tale: str) -> None
         (looped, "plot"),
         (cut_in_a_sentence, "plot"),
     ):
-        worse = [
-            judge_story(ASKED, damage(tale, random.Random(seed)), stopped=True)[axis] for seed in range(5)
-        ]
+        worse = [judge_story(ASKED, damage(tale, random.Random(seed)), stopped=True)[axis] for seed in range(5)]
         assert statistics.mean(verdict.score or 0 for verdict in worse) < (good[axis].score or 0) - 0.3, axis
 
 

@@ -61,7 +61,5 @@ def test_the_share_used_counts_each_asked_word_once() -> None:
 
 
 def test_known_words_include_derived_ones_and_invented_ones_are_not_known() -> None:
-    assert all(
-        known(word) for word in ("carefully", "slippery", "a", "running", "mommy", "easily", "unhappy")
-    )
+    assert all(known(word) for word in ("carefully", "slippery", "a", "running", "mommy", "easily", "unhappy"))
     assert not any(known(word) for word in ("chaches", "shrugge", "feafasty", "blide", "keeped"))

@@ -246,9 +246,21 @@ def test_unscored_is_not_zero(tmp_path: Path) -> None:
     assert verdicts[0]["axes"]["instruct"]["score"] is None
 
 
-def test_an_axis_that_the_rubric_lacks_is_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "s"
-    folder.mkdir()
-    write_rows(folder / "completions.jsonl", [{"id": "p000", "sample": 0, "text": "a", "stopped": True, "tokens": 1}])
+def checked(kind: str, **settings: Any) -> None:
+    stage = STAGES[kind]
+    assert stage.check is not None
+    stage.check(stage.config.model_validate({"kind": kind, **settings}), "r.yaml: steps.x")
+
+
+def test_what_can_be_refused_is_refused_before_any_compute(tmp_path: Path) -> None:
+    checked("judge", judged="s", rubric=RUBRIC, prompts=PROMPTS)
     with pytest.raises(PosttrainError, match="'beauty' is no axis"):
-        run("judge", context(tmp_path, judged=given(folder)), judged="s", rubric=RUBRIC, prompts=PROMPTS, axis="beauty")
+        checked("judge", judged="s", rubric=RUBRIC, prompts=PROMPTS, axis="beauty")
+    (tmp_path / "r.md").write_text("no title")
+    with pytest.raises(PosttrainError, match=r"r\.md"):
+        checked("judge", judged="s", rubric=tmp_path / "r.md", prompts=PROMPTS)
+    checked("sft", model="m", data="d", trainer={"adam_beta2": 0.99})
+    with pytest.raises(PosttrainError, match=r"steps\.x\.trainer\.adam_beta_2: no such field.*adam_beta2"):
+        checked("sft", model="m", data="d", trainer={"adam_beta_2": 0.99})
+    with pytest.raises(ValueError, match="weights of story, tagged, sentence"):
+        STAGES["base"].config.model_validate({"kind": "base", "architecture": {}, "corpus": {"mixture": {"poem": 1}}})

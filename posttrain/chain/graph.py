@@ -155,7 +155,7 @@ def _outside(reference: str, where: str, revision: Callable[[str], str]) -> Inpu
     path = find_path(reference)
     if os.path.exists(path):
         return Input(path, sha256_path(path), reference)
-    if HUB_ID.fullmatch(reference):
+    if HUB_ID.fullmatch(reference) and not find_path(path.parts[0]).is_dir():  # models/typo is no hub id
         return Input(Path(reference), f"hub:{reference.split('@')[0]}@{revision(reference)}", reference)
     raise PosttrainError(
         f"{where}: no step, file or directory '{reference[:200]}'; a step's name, a path, or a hub id "

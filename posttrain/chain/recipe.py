@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 from pydantic import BaseModel, Field, ValidationError, create_model
 
 from posttrain.chain import strict_yaml
-from posttrain.chain.paths import PROJECT
-from posttrain.chain.paths import find_path as find_path
+from posttrain.chain.paths import PROJECT, find_path
 from posttrain.chain.stage import Config, InputPath, Stage, StepConfig
 from posttrain.errors import PosttrainError
 from posttrain.rows import read_rows

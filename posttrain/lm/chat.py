@@ -89,9 +89,7 @@ class ChatFormat:
         rendered = self.render(messages)
         learnt = {token for token, kept in zip(rendered.ids, rendered.supervised, strict=True) if kept}
         if self.stop_ids.isdisjoint(learnt):
-            raise PosttrainError(
-                f"row {row_id}: no stop token is supervised; its answer would never end. Drop it."
-            )
+            raise PosttrainError(f"row {row_id}: no stop token is supervised; its answer would never end. Drop it.")
         return TokenRow(row_id, rendered.ids, rendered.supervised)
 
     def content_ids(self, text: str) -> list[int]:

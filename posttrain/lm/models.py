@@ -48,7 +48,7 @@ def load_model(path: Path) -> Any:
 
 def base_of(adapter: Path) -> Path:
     """The directory that an adapter says it belongs to."""
-    from posttrain.chain.recipe import find_path
+    from posttrain.chain.paths import find_path
 
     name = json.loads((adapter / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
     path = find_path(name)

@@ -188,6 +188,14 @@ def _trl_config(settings: SFTSettings, checkpoint_dir: Path) -> Any:
         return SFTConfig(**{**defaults, **settings.trainer, **ours})
 
 
+def check_trainer(settings: SFTSettings, where: str) -> None:
+    """Refuse further trainer fields that do not exist, are ours, or that the config itself refuses."""
+    try:
+        _trl_config(settings, Path("unused"))
+    except (PosttrainError, ValueError, TypeError) as error:
+        raise PosttrainError(f"{where}.{error}") from None
+
+
 def _check_trainer_field(name: str, ours: Mapping[str, Any], allowed: Sequence[str]) -> None:
     if name in ours:
         raise PosttrainError(

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from posttrain.chain.stage import Config, InputPath, Metrics, Stage, StageContext, StepConfig
 from posttrain.errors import PosttrainError
@@ -28,6 +28,15 @@ class CorpusConfig(Config):
     documents: int = Field(60_000, ge=1, description="documents told from the story world")
     mixture: dict[str, float] = Field({"story": 1.0}, description="weights of story, tagged, sentence")
     hold_out: float = Field(0.01, gt=0, lt=0.5, description="share of documents never trained on")
+
+    @field_validator("mixture")
+    @classmethod
+    def _known_forms(cls, mixture: dict[str, float]) -> dict[str, float]:
+        from data_gen.corpus import FORMS
+
+        if not mixture or not set(mixture) <= set(FORMS) or min(mixture.values()) < 0 or not sum(mixture.values()):
+            raise ValueError(f"weights of {', '.join(FORMS)} are allowed, none negative and not all zero")
+        return mixture
 
 
 class BaseConfig(StepConfig):
@@ -139,10 +148,7 @@ def _documents(config: BaseConfig) -> tuple[list[str], list[str]]:
     if corpus.source is not None:
         texts = [_text(row, number, corpus.source) for number, row in enumerate(read_rows(corpus.source), start=1)]
     else:
-        try:
-            texts = list(documents(config.seed, corpus.documents, corpus.mixture))
-        except ValueError as error:
-            raise PosttrainError(f"corpus.{error}") from None
+        texts = list(documents(config.seed, corpus.documents, corpus.mixture))
     held = [held_out(text, corpus.hold_out) for text in texts]
     split = ([t for t, out in zip(texts, held, strict=True) if out is wanted] for wanted in (False, True))
     training, held_back = split

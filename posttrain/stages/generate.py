@@ -1,6 +1,5 @@
 """generate: instruction rows, told by the story world or derived from an existing corpus; clean and counted."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -52,7 +51,6 @@ def run(config: GenerateConfig, ctx: StageContext) -> Metrics:
         )
     write_rows(ctx.out / "test.jsonl", rows[: config.test_size])
     write_rows(ctx.out / "train.jsonl", rows[config.test_size :])
-    shutil.rmtree(ctx.work / "rows", ignore_errors=True)
     kept = len(rows) - config.test_size
     return {
         "summary": f"{kept:,} rows by {config.generator}, {config.test_size} held out; dropped: {_shown(counts)}",

@@ -24,20 +24,30 @@ class JudgeConfig(StepConfig):
     minimum: float = 7.0
 
 
-def run(config: JudgeConfig, ctx: StageContext) -> Metrics:
-    """verdicts.jsonl: id, sample, axes {axis: {score, reason}}; unscored is null, never zero."""
-    from eval.rubric import RubricError, load_rubric
-    from eval.story_rules import judge_batch
-
-    try:
-        rubric = load_rubric(config.rubric.read_text(encoding="utf-8"))
-    except RubricError as error:
-        raise PosttrainError(f"{config.rubric}: {error}") from None
+def check(config: JudgeConfig, where: str) -> None:
+    """Refuse a rubric that cannot be read, or that lacks the primary axis, before any compute."""
+    rubric = _rubric(config)
     if config.axis not in rubric.axes:
         raise PosttrainError(
-            f"judge.axis: '{config.axis}' is no axis of {config.rubric}; "
+            f"{where}.axis: '{config.axis}' is no axis of {config.rubric}; "
             f"there is {', '.join(rubric.axes)}. Name one of them."
         )
+
+
+def _rubric(config: JudgeConfig) -> Any:
+    from eval.rubric import RubricError, load_rubric
+
+    try:
+        return load_rubric(config.rubric.read_text(encoding="utf-8"))
+    except RubricError as error:
+        raise PosttrainError(f"{config.rubric}: {error}") from None
+
+
+def run(config: JudgeConfig, ctx: StageContext) -> Metrics:
+    """verdicts.jsonl: id, sample, axes {axis: {score, reason}}; unscored is null, never zero."""
+    from eval.story_rules import judge_batch
+
+    rubric = _rubric(config)
     prompts, completions = _judged(config, ctx)
     verdicts = judge_batch(prompts, completions)
     rows = [
@@ -163,4 +173,5 @@ JUDGE = Stage(
     inputs={"judged": frozenset({"samples", "rows"}), "previous": frozenset({"verdicts"})},
     run=run,
     sources=("posttrain/stages/judge.py", "eval"),
+    check=check,
 )

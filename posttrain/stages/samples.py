@@ -1,6 +1,5 @@
 """samples: completions of a model on held-out prompts. Made once, judged as often as rubrics change."""
 
-import shutil
 import time
 from typing import Any, Literal
 
@@ -53,7 +52,6 @@ def run(config: SamplesConfig, ctx: StageContext) -> Metrics:
         for i in range(config.samples)
     ]
     write_rows(ctx.out / "completions.jsonl", made)
-    shutil.rmtree(ctx.work / "blocks")
     return _metrics(made, seconds)
 
 

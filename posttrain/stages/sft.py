@@ -1,6 +1,5 @@
 """sft: supervised fine-tuning on instruction rows, with LoRA or in full; loss on answers and their stop token."""
 
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +34,7 @@ class SFTConfig(StepConfig):
     per_device_train_batch_size: int = Field(8, ge=1)
     gradient_accumulation_steps: int = Field(1, ge=1)
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
-    lr_scheduler_type: str = "cosine"
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
     weight_decay: float = Field(0.0, ge=0)
     max_length: int = Field(512, ge=8, description="tokens; longer rows are dropped whole, never cut")
     max_dropped: float = Field(0.25, ge=0, le=1, description="share of dropped rows above which the step fails")
@@ -43,6 +42,14 @@ class SFTConfig(StepConfig):
     attn_implementation: str | None = Field(None, description="transformers' name, such as flash_attention_2")
     save_steps: int = Field(200, ge=1, description="steps between checkpoints")
     trainer: dict[str, Any] = Field(default_factory=dict)
+
+
+def check(config: SFTConfig, where: str) -> None:
+    """Refuse `trainer` fields before any compute; transformers is imported only when there are some."""
+    if config.trainer:
+        from posttrain.lm.sft import check_trainer
+
+        check_trainer(_settings(config), where)
 
 
 def run(config: SFTConfig, ctx: StageContext) -> Metrics:
@@ -159,7 +166,6 @@ def _save(model: Any, tokenizer: Any, config: SFTConfig, ctx: StageContext, sour
         tokenizer.save_pretrained(ctx.out)
     else:
         save_model(model, tokenizer, ctx.out)
-    shutil.rmtree(ctx.work / "checkpoints", ignore_errors=True)
 
 
 def _shown(path: Path) -> str:
@@ -211,4 +217,5 @@ SFT = Stage(
     run=run,
     sources=("posttrain/stages/sft.py", "posttrain/lm"),
     outside=frozenset({"model"}),
+    check=check,
 )
