@@ -178,5 +178,8 @@ def _score(metrics: dict[str, Any]) -> Text:
         for name, axis in metrics["axes"].items()
         if name != metrics["primary"] and axis["score"] is not None
     ]
+    used = metrics.get("words_used")
+    if used is not None:
+        others.append(f"words used {used['share']:.0%}")
     line.append("  " + "  ".join(others), style="dim")
     return line

@@ -36,6 +36,9 @@ def load_model(path: Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from posttrain.lm.quiet import quiet_libraries
+
+    quiet_libraries()
     try:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
     except (OSError, ValueError) as error:

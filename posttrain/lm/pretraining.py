@@ -69,6 +69,9 @@ def new_model(shape: Architecture, vocab_size: int, eos_id: int, pad_id: int, se
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from posttrain.lm.quiet import quiet_libraries
+
+    quiet_libraries()
     torch.manual_seed(seed)
     config = LlamaConfig(
         **shape.model_dump(),
