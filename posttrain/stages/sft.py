@@ -69,6 +69,12 @@ def run(config: SFTConfig, ctx: StageContext) -> Metrics:
     rows, dropped = _token_rows(ctx.inputs["data"].path / "train.jsonl", chat, config)
     held, _ = _token_rows(ctx.inputs["data"].path / "test.jsonl", chat, config)
     model = load_model(path).to(device())
+    context = model.config.get_text_config().max_position_embeddings
+    if config.max_length > context:
+        raise PosttrainError(
+            f"sft.max_length: {config.max_length}; at most {context}, the context of {ctx.inputs['model'].reference}, "
+            f"is allowed. Set sft.max_length={context} or less."
+        )
     if config.attn_implementation is not None:
         _set_attention(model, config.attn_implementation)
     before = row_nll(model, held)
