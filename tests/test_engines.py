@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from posttrain.engines.transformers_engine import Prompt, Sampling, block_seed, blocks_of, sample
+from posttrain.errors import PosttrainError
 from posttrain.lm.models import load_model, load_tokenizer
 
 PROMPTS = [Prompt(f"p{i}", [2, *range(5, 6 + i % 4), 1]) for i in range(10)]
@@ -55,3 +56,13 @@ def test_a_blocks_seed_depends_on_the_seed_and_its_row_ids(change: dict[str, Any
     other = [prompt._replace(id=prompt.id + "x") for prompt in block] if "ids" in change else block
     assert block_seed(7, block) == block_seed(7, list(block))
     assert block_seed(7, block) != block_seed(change.get("seed", 7), other)
+
+
+def test_sampling_stays_inside_the_models_context(tiny_chat_model: Path, tmp_path: Path) -> None:
+    model, tokenizer = load_model(tiny_chat_model), load_tokenizer(tiny_chat_model)
+    context = model.config.max_position_embeddings
+    never = frozenset({10**6})
+    nearly = [Prompt("p", [5] * (context - 3))]
+    assert sample(model, tokenizer, never, nearly, SETTINGS, tmp_path / "a", lambda *_: None)["p"].tokens == 3
+    with pytest.raises(PosttrainError, match=f"prompt p: {context} tokens"):
+        sample(model, tokenizer, never, [Prompt("p", [5] * context)], SETTINGS, tmp_path / "b", lambda *_: None)

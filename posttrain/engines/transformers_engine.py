@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from posttrain.errors import PosttrainError
 from posttrain.rows import Row, read_rows, write_rows
 
 
@@ -20,7 +21,7 @@ class Prompt(NamedTuple):
 
 
 class Sampling(NamedTuple):
-    """How to sample; `temperature` 0 is greedy."""
+    """How to sample; `temperature` 0 is greedy. A model's context bounds `max_new_tokens`."""
 
     max_new_tokens: int
     temperature: float
@@ -76,6 +77,12 @@ def _sample_block(
     import torch
 
     width = max(len(prompt.ids) for prompt in block)
+    context = model.config.get_text_config().max_position_embeddings
+    if width >= context:
+        longest = max(block, key=lambda prompt: len(prompt.ids))
+        raise PosttrainError(
+            f"prompt {longest.id}: {width} tokens; fewer than {context}, the model's context, are allowed. Shorten it."
+        )
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(stop_ids)
     ids = torch.tensor([[pad] * (width - len(prompt.ids)) + prompt.ids for prompt in block])
     mask = torch.tensor([[0] * (width - len(prompt.ids)) + [1] * len(prompt.ids) for prompt in block])
@@ -88,7 +95,7 @@ def _sample_block(
         made = model.generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
-            max_new_tokens=settings.max_new_tokens,
+            max_new_tokens=min(settings.max_new_tokens, context - width),
             eos_token_id=sorted(stop_ids),
             pad_token_id=pad,
             **how,
