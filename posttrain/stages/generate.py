@@ -49,8 +49,10 @@ def run(config: GenerateConfig, ctx: StageContext) -> Metrics:
             f"generate: {len(rows)} rows are left ({_shown(counts)}); at least {2 * config.test_size} are needed "
             "(twice test_size). Make more rows, give a larger source, or lower test_size."
         )
-    write_rows(ctx.out / "test.jsonl", rows[: config.test_size])
-    write_rows(ctx.out / "train.jsonl", rows[config.test_size :])
+    every = len(rows) // config.test_size  # from all over: a corpus is rarely in random order
+    held_out = set(range(0, every * config.test_size, every))
+    write_rows(ctx.out / "test.jsonl", (row for at, row in enumerate(rows) if at in held_out))
+    write_rows(ctx.out / "train.jsonl", (row for at, row in enumerate(rows) if at not in held_out))
     kept = len(rows) - config.test_size
     return {
         "summary": f"{kept:,} rows by {config.generator}, {config.test_size} held out; dropped: {_shown(counts)}",

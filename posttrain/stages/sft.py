@@ -66,8 +66,9 @@ def run(config: SFTConfig, ctx: StageContext) -> Metrics:
     path = local_directory(ctx.inputs["model"])
     tokenizer = load_tokenizer(path)
     chat = ChatFormat(tokenizer, str(path))
-    rows, dropped = _token_rows(ctx.inputs["data"].path / "train.jsonl", chat, config)
-    held, _ = _token_rows(ctx.inputs["data"].path / "test.jsonl", chat, config)
+    rows, dropped = _token_rows(ctx.inputs["data"].path / "train.jsonl", chat, config.max_length)
+    held, _ = _token_rows(ctx.inputs["data"].path / "test.jsonl", chat, config.max_length)
+    _check_dropped(config, len(rows), dropped, len(held))
     model = load_model(path).to(device())
     context = model.config.get_text_config().max_position_embeddings
     if config.max_length > context:
@@ -104,7 +105,7 @@ def _set_attention(model: Any, name: str) -> None:
         ) from None
 
 
-def _token_rows(path: Path, chat: Any, config: SFTConfig) -> tuple[list[Any], int]:
+def _token_rows(path: Path, chat: Any, max_length: int) -> tuple[list[Any], int]:
     """Rendered rows that fit `max_length`, and how many did not."""
     from posttrain.lm.chat import check_rendering
 
@@ -113,14 +114,21 @@ def _token_rows(path: Path, chat: Any, config: SFTConfig) -> tuple[list[Any], in
         _check_row(row, path, number)
     check_rendering(chat, rows[0]["messages"])
     rendered = [chat.row(row["id"], row["messages"]) for row in rows]
-    kept = [row for row in rendered if len(row.input_ids) <= config.max_length]
-    dropped = len(rendered) - len(kept)
-    if dropped > config.max_dropped * len(rendered):
+    kept = [row for row in rendered if len(row.input_ids) <= max_length]
+    return kept, len(rendered) - len(kept)
+
+
+def _check_dropped(config: SFTConfig, kept: int, dropped: int, held: int) -> None:
+    if dropped > config.max_dropped * (kept + dropped):
         raise PosttrainError(
-            f"{path.name}: {dropped:,} of {len(rendered):,} rows are longer than max_length {config.max_length}; "
-            f"at most {config.max_dropped:.0%} may be dropped (max_dropped). Raise one of the two, or shorten the rows."
+            f"data: {dropped:,} of {kept + dropped:,} rows are longer than max_length {config.max_length}; at most "
+            f"{config.max_dropped:.0%} may be dropped (max_dropped). Raise one of the two, or shorten the rows."
         )
-    return kept, dropped
+    if held < 2:
+        raise PosttrainError(
+            f"data: {held} held-out rows fit max_length {config.max_length}; at least 2 are needed. Raise max_length, or "
+            "set more rows aside (test_size of the step that makes them)."
+        )
 
 
 def _check_row(row: Row, path: Path, number: int) -> None:
