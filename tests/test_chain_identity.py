@@ -179,3 +179,12 @@ def test_identities_are_equal_in_every_process(tmp_path: Path) -> None:
             [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
         )
         assert json.loads(answer.stdout) == identities(path)
+
+
+def test_a_models_card_is_not_the_model(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_text("1")
+    before = sha256_path(tmp_path)
+    (tmp_path / "README.md").write_text("a card")
+    assert sha256_path(tmp_path) == before
+    (tmp_path / "weights").write_text("2")
+    assert sha256_path(tmp_path) != before

@@ -20,17 +20,21 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_path(path: Path) -> str:
-    """Hex digest of a file, or of a directory's relative names and contents (hidden files left out)."""
+    """Hex digest of a file, or of a directory's names and contents (hidden files and the README card left out)."""
     if path.is_file():
         return sha256_file(path)
     listing = {
         str(file.relative_to(path)): sha256_file(file)
         for file in sorted(path.rglob("*"))
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        if file.is_file() and file.name != "README.md" and not _hidden(file.relative_to(path))
     }
     if not listing:
         raise PosttrainError(f"{path}: holds no files; a file or a directory of files is needed. Check the path.")
     return digest(listing)
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def stable(value: Any, at: str = "value") -> Any:
