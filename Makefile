@@ -13,10 +13,11 @@ help: ## this list
 # torch comes first and exactly: a range would bring gigabytes of CUDA packages where the CPU build is wanted.
 $(BIN)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.11")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@echo "Setting up .venv, once: torch first, then what requirements.lock names. A few minutes, most of it download."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install torch==2.13.0
+	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 install: $(BIN)/.installed ## create .venv with the locked dependencies

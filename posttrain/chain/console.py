@@ -25,6 +25,7 @@ from posttrain.chain.stage import Progress, Tick
 
 LOG_EVERY_S = 10.0
 LOG_WIDTH = 130
+AT_ONCE_S = 0.5
 STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "BASELINE": "cyan"}
 
 
@@ -80,21 +81,22 @@ class RichScreen:
 
     @contextmanager
     def _lines(self, name: str, total: int, unit: str) -> Iterator[Tick]:
-        started = last = time.monotonic()
-        first: int | None = None
+        opened = last = time.monotonic()
+        begun: tuple[int, float] | None = None  # units that were there, and when counting began
         known = total
 
         def tick(done: int, note: str = "", total: int | None = None) -> None:
-            nonlocal last, first, known
+            nonlocal last, begun, known
             known = total or known
-            first = done if first is None else first
             now = time.monotonic()
+            if begun is None:  # what is there at once was made by an earlier run
+                begun = (done, now) if now - opened < AT_ONCE_S else (0, opened)
             if now - last < LOG_EVERY_S or done >= known:
                 return
             last = now
-            rate = max(done - first, 1e-9) / (now - started)
-            left = (known - done) / rate
-            line = f"● {name:<16} {done:,}/{known:,} {unit}  {rate:,.1f}/s  {left:,.0f} s left  {note}"
+            rate = (done - begun[0]) / max(now - begun[1], AT_ONCE_S)
+            left = f"{(known - done) / rate:,.0f} s left" if rate else ""
+            line = f"● {name:<16} {done:,}/{known:,} {unit}  {rate:,.1f}/s  {left}  {note}"
             self.console.print(line.rstrip(), markup=False, soft_wrap=True)
 
         yield tick
