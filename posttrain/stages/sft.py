@@ -126,8 +126,8 @@ def _check_dropped(config: SFTConfig, kept: int, dropped: int, held: int) -> Non
         )
     if held < 2:
         raise PosttrainError(
-            f"data: {held} held-out rows fit max_length {config.max_length}; at least 2 are needed. Raise max_length, or "
-            "set more rows aside (test_size of the step that makes them)."
+            f"data: {held} held-out rows fit max_length {config.max_length}; at least 2 are needed. "
+            "Raise max_length, or set more rows aside (test_size of the step that makes them)."
         )
 
 
