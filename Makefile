@@ -2,7 +2,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help install run base generate sft plan report chat check test test-all bench clean
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 recipe ?= tinystories
 step ?=
 
@@ -13,8 +14,8 @@ help: ## this list
 # torch comes first and exactly: a range would bring gigabytes of CUDA packages where the CPU build is wanted.
 $(BIN)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.11")'
-	@echo "Setting up .venv, once: torch first, then what requirements.lock names. A few minutes, most of it download."
-	@$(PYTHON) -m venv .venv
+	@echo "Setting up $(VENV), once: torch first, then what requirements.lock names. A few minutes, most of it download."
+	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install torch==2.13.0
 	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .

@@ -28,18 +28,12 @@ def story_text(entry: dict[str, Any]) -> str | None:
     return entry.get("reference") if "prompt" in entry else entry["messages"][-1]["content"]
 
 
-def fingerprint(entry: dict[str, Any]) -> str:
-    """The identity of a request: its words in any order, features, hero, first sentence and wording."""
-    wanted = [*sorted(entry["words"]), "/", *sorted(entry["features"])]
-    return digest("entry", *wanted, entry["hero"] or "", entry["first_sentence"] or "", request_text(entry))
-
-
 def held_out_keys(entry: dict[str, Any]) -> set[str]:
     """The hashes by which an entry is recognised: its word set, its request and its story."""
     keys = {digest("request", request_text(entry))}
     if story := story_text(entry):
         keys.add(digest("story", story))
-    words = sorted(set(entry["words"]))
+    words = sorted(set(entry.get("words") or ()))
     if len(words) >= SAME_REQUEST:
         keys.add(digest("words", *words))
     return keys

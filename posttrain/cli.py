@@ -32,9 +32,14 @@ def _parser() -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text)
         if recipe:
             made.add_argument("recipe", help="a name in recipes/, or the path of a YAML file")
-            made.add_argument("--set", action="append", default=[], metavar="STEP.KEY=VALUE", dest="overrides")
+            text = "change a value of the recipe, such as sft.lora.r=8 (may be given again)"
+            made.add_argument(
+                "--set", action="append", default=[], metavar="STEP.KEY=VALUE", dest="overrides", help=text
+            )
             made.add_argument("--until", metavar="STEP", help="stop after this step")
-        made.add_argument("--store", type=Path, default=Path("runs/store"), metavar="DIR")
+        made.add_argument(
+            "--store", type=Path, default=Path("runs/store"), metavar="DIR", help="where artifacts lie (runs/store)"
+        )
         made.add_argument("--json", action="store_true", help="print JSON instead of text")
         return made
 
@@ -137,7 +142,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(report.report_json(recipe.name, named), indent=1, ensure_ascii=False))
     else:
-        columns, rows = report.sample_rows(named, 3)
+        columns, rows = report.sample_rows(named, 3, report.lineage(named))
         if rows and any(not row["cached"] for row, _ in named):
             screen.side_by_side("Samples on held-out prompts", columns, rows)
         screen.closing_table(report.steps_of(named))

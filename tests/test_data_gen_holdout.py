@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 
-from data_gen.holdout import drop_held_out, fingerprint
+from data_gen.holdout import drop_held_out
 from data_gen.instructions import instruction_rows
 from data_gen.prompts import prompt_rows
 
@@ -32,23 +32,6 @@ def test_the_same_story_or_request_is_dropped() -> None:
     same_story = {**ROWS[0], "messages": [user, {**assistant, "content": PROMPTS[0]["reference"].upper()}]}
     same_request = {**ROWS[0], "messages": [{**user, "content": PROMPTS[0]["prompt"]}, assistant]}
     assert drop_held_out([same_story, same_request], PROMPTS) == ([], 2)
-
-
-def test_a_fingerprint_ignores_the_order_of_words_and_sees_everything_else() -> None:
-    row = ROWS[0]
-    assert fingerprint({**row, "words": row["words"][::-1]}) == fingerprint(row)
-    for changed in ({"hero": "Zed"}, {"features": ["conflict", "dialogue"]}, {"first_sentence": "Hi."}):
-        assert fingerprint({**row, **changed}) != fingerprint(row)
-
-
-def test_a_prompt_and_its_row_have_one_fingerprint() -> None:
-    prompt = PROMPTS[0]
-    messages = [{"role": "user", "content": prompt["prompt"]}, {"role": "assistant", "content": "Once."}]
-    row = {
-        **{key: prompt[key] for key in ("words", "features", "first_sentence", "hero")},
-        "messages": messages,
-    }
-    assert fingerprint(row) == fingerprint(prompt)
 
 
 def test_prompts_have_three_words_each_and_no_set_twice() -> None:

@@ -264,3 +264,32 @@ def test_what_can_be_refused_is_refused_before_any_compute(tmp_path: Path) -> No
         checked("sft", model="m", data="d", trainer={"adam_beta_2": 0.99})
     with pytest.raises(ValueError, match="weights of story, tagged, sentence"):
         STAGES["base"].config.model_validate({"kind": "base", "architecture": {}, "corpus": {"mixture": {"poem": 1}}})
+
+
+def test_prompts_of_ones_own_need_no_more_than_an_id_and_a_text(tmp_path: Path) -> None:
+    write_rows(tmp_path / "p.jsonl", [{"id": "a", "prompt": "Tell me a story."}])
+    made = run("generate", context(tmp_path), rows=60, test_size=5, hold_out=tmp_path / "p.jsonl", seed=3)
+    assert made["counts"]["equal to a held-out prompt"] == 0
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    text = tell(1, 1).text
+    write_rows(folder / "completions.jsonl", [{"id": "a", "sample": 0, "text": text, "stopped": True, "tokens": 9}])
+    (tmp_path / "j").mkdir()
+    ctx = context(tmp_path / "j", judged=given(folder))
+    found = run("judge", ctx, judged="s", rubric=RUBRIC, prompts=tmp_path / "p.jsonl", axis="plot")
+    assert found["axes"]["instruct"]["score"] is None, "nothing was asked: unscored, not zero"
+    assert found["axes"]["plot"]["score"] > 5 and found["words_used"] is None
+
+
+def test_an_axis_of_ones_own_is_refused_by_the_rule_judge(tmp_path: Path) -> None:
+    (tmp_path / "r.md").write_text(RUBRIC.read_text() + "\n## beauty\n\nIs it beautiful?\n")
+    with pytest.raises(PosttrainError, match="'beauty' is unknown to the rule judge"):
+        checked("judge", judged="s", rubric=tmp_path / "r.md", prompts=PROMPTS)
+
+
+def test_a_source_with_a_broken_line_is_refused_before_any_compute(tmp_path: Path) -> None:
+    write_rows(tmp_path / "s.jsonl", [{"text": "a"}])
+    checked("generate", generator="backtranslate", source=tmp_path / "s.jsonl")
+    (tmp_path / "s.jsonl").write_text('{"text": "a"}\n{"text"\n')
+    with pytest.raises(PosttrainError, match=r"s\.jsonl, line 2"):
+        checked("generate", generator="backtranslate", source=tmp_path / "s.jsonl")

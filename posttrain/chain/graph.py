@@ -153,6 +153,11 @@ def _node(
 
 def _outside(reference: str, where: str, revision: Callable[[str], str]) -> Input:
     path = find_path(reference)
+    if os.path.isfile(path / "adapter_config.json"):
+        raise PosttrainError(
+            f"{where}: '{reference}' is an adapter, whose weights alone have no identity; a whole model "
+            "is needed. Merge it into its base first, or name the step that makes it."
+        )
     if os.path.exists(path):
         return Input(path, sha256_path(path), reference)
     if HUB_ID.fullmatch(reference) and not find_path(path.parts[0]).is_dir():  # models/typo is no hub id

@@ -38,11 +38,20 @@ def steps_of(nodes: Sequence[Named]) -> list[dict[str, Any]]:
                 "identity": row["identity"],
                 "cached": all(part[0]["cached"] for part in parts),
                 "seconds": round(sum(part[0]["seconds"] for part in parts), 2),
-                "metrics": artifact.record["metrics"],
+                "metrics": {**artifact.record["metrics"], **_beside(parts)},
                 "judge": judge,
             }
         )
     return steps
+
+
+def _beside(parts: Sequence[Named]) -> dict[str, Any]:
+    """Figures of the nodes round a step: its samples, and the highest memory of any of them."""
+    found: dict[str, Any] = {}
+    for row, artifact in parts:
+        if row["kind"] == "samples":
+            found["samples"] = {key: value for key, value in artifact.record["metrics"].items() if key != "summary"}
+    return {**found, "peak_memory_mb": max(artifact.record["provenance"]["peak_memory_mb"] for _, artifact in parts)}
 
 
 def report_json(recipe: str, nodes: Sequence[Named]) -> dict[str, Any]:
@@ -50,9 +59,24 @@ def report_json(recipe: str, nodes: Sequence[Named]) -> dict[str, Any]:
     return {"recipe": recipe, "steps": steps_of(nodes)}
 
 
-def sample_rows(nodes: Sequence[Named], count: int) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of completions side by side: the prompt, then each sampled step in chain order."""
-    sampled = [(row["name"].split(".")[0], artifact) for row, artifact in nodes if row["kind"] == "samples"]
+def lineage(nodes: Sequence[Named]) -> list[str]:
+    """The last step that was sampled and the models it comes from, oldest first."""
+    by_name = {row["name"]: artifact for row, artifact in nodes}
+    sampled = [row["name"].split(".")[0] for row, _ in nodes if row["kind"] == "samples"]
+    found: list[str] = []
+    step = sampled[-1] if sampled else ""
+    while step in by_name:
+        found.insert(0, step)
+        step = str(by_name[step].record["inputs"].get("model", {}).get("reference"))
+    return found
+
+
+def sample_rows(
+    nodes: Sequence[Named], count: int, steps: Sequence[str] | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of completions side by side: the prompt, then each sampled step (of `steps`) in chain order."""
+    made = [(row["name"].split(".")[0], artifact) for row, artifact in nodes if row["kind"] == "samples"]
+    sampled = [(name, artifact) for name, artifact in made if steps is None or name in steps]
     if not sampled:
         return [], []
     texts = []
@@ -90,11 +114,19 @@ def _quoted(text: str) -> str:
 
 
 def _chain_table(steps: Sequence[dict[str, Any]]) -> list[str]:
-    lines = ["| step | what it did | verdict | minutes |", "|---|---|---|---|"]
+    lines = ["| step | what it did | verdict | words used | stops by itself | minutes | peak MB |", "|" + "---|" * 7]
     for step in steps:
         verdict = step["judge"]["verdict"] if step["judge"] else "not judged"
         summary = str(step["metrics"].get("summary", "")).replace("|", "\\|")
-        lines.append(f"| {step['name']} | {summary} | {verdict} | {step['seconds'] / 60:.2f} |")
+        used = (step["judge"] or {}).get("words_used")
+        stopped = step["metrics"].get("samples", {}).get("stopped")
+        cells = [
+            f"{used['share']:.2f} [{used['low']:.2f}, {used['high']:.2f}]" if used else "",
+            "" if stopped is None else f"{stopped:.1%}",
+            f"{step['seconds'] / 60:.2f}",
+            f"{step['metrics']['peak_memory_mb']:,.0f}",
+        ]
+        lines.append(f"| {step['name']} | {summary} | {verdict} | {' | '.join(cells)} |")
     return lines
 
 
@@ -106,13 +138,16 @@ def _judge_table(steps: Sequence[dict[str, Any]]) -> list[str]:
         judge = step["judge"]
         cells = [_cell(judge["axes"].get(axis)) for axis in axes]
         lines.append(f"| {step['name']} | {judge['n_scored']}/{judge['n_asked']} | " + " | ".join(cells) + " |")
+        if judge.get("changes"):
+            cells = [_cell(judge["changes"].get(axis), "+") for axis in axes]
+            lines.append(f"| {step['name']}, paired difference | | " + " | ".join(cells) + " |")
     return lines
 
 
-def _cell(axis: dict[str, float | None] | None) -> str:
+def _cell(axis: dict[str, float | None] | None, sign: str = "") -> str:
     if axis is None or axis["score"] is None:
         return "unscored"
-    return f"{axis['score']:.2f} [{axis['low']:.2f}, {axis['high']:.2f}]"
+    return f"{axis['score']:{sign}.2f} [{axis['low']:{sign}.2f}, {axis['high']:{sign}.2f}]"
 
 
 def write_report(folder: Path, recipe: str, nodes: Sequence[Named]) -> Path:

@@ -81,6 +81,10 @@ def _make(node: Node, finished: Mapping[str, Done], store: Store, screen: Screen
         state = "its work so far is kept" if kept else "nothing of it was kept yet"
         screen.say(f"{node.name}: interrupted; {state}. Run the same command to continue.")
         raise
+    except PosttrainError:
+        if not any((partial / WORK).rglob("*")):
+            store.forget_partial(node.stage.kind, node.identity)
+        raise
     record = {
         "kind": node.stage.kind,
         "version": node.stage.version,

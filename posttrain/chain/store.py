@@ -160,7 +160,7 @@ class Store:
         return path
 
     def forget_partial(self, kind: str, identity: str) -> None:
-        """Drop the checkpoints of an unfinished entry, so that --rerun starts from nothing."""
+        """Drop what an unfinished entry left: for --rerun, and where there is nothing to continue from."""
         shutil.rmtree(self.root / (entry_name(kind, identity) + ".partial"), ignore_errors=True)
 
     def complete(self, partial: Path, record: dict[str, Any]) -> Artifact:
@@ -196,8 +196,8 @@ class Store:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                owner = file.read().strip() or "another process"
-                self.say(f"{entry_name(kind, identity)}: being made by process {owner}; waiting for it")
+                owner = f"process {number}" if (number := file.read().strip()) else "another process"
+                self.say(f"{entry_name(kind, identity)}: being made by {owner}; waiting for it")
                 fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             file.truncate()

@@ -33,6 +33,13 @@ class GenerateConfig(StepConfig):
         return self
 
 
+def check(config: GenerateConfig, where: str) -> None:
+    """Refuse a source with a broken line before any compute."""
+    if config.source is not None:
+        for _ in _texts(config.source):
+            pass
+
+
 def run(config: GenerateConfig, ctx: StageContext) -> Metrics:
     """train.jsonl and test.jsonl: {"id", "messages", "words", …}; every row that is dropped is counted."""
     from data_gen.dedup import deduplicate
@@ -107,14 +114,15 @@ def _texts(source: Path) -> Iterator[str]:
 def _strip(rows: list[Row]) -> int:
     """Remove control strings from every text field, in place; returns how many were removed."""
     from data_gen.strip import strip_control
+    from posttrain.lm.tokenizer import CHAT_TOKENS
 
     total = 0
     for row in rows:
         for message in row["messages"]:
-            message["content"], removed = strip_control(message["content"], ())
+            message["content"], removed = strip_control(message["content"], CHAT_TOKENS)
             total += removed
         if row.get("first_sentence"):
-            row["first_sentence"], _ = strip_control(row["first_sentence"], ())
+            row["first_sentence"], _ = strip_control(row["first_sentence"], CHAT_TOKENS)
     return total
 
 
@@ -126,4 +134,5 @@ GENERATE = Stage(
     inputs={},
     run=run,
     sources=("posttrain/stages/generate.py", "data_gen"),
+    check=check,
 )

@@ -26,7 +26,15 @@ class JudgeConfig(StepConfig):
 
 def check(config: JudgeConfig, where: str) -> None:
     """Refuse a rubric that cannot be read, or that lacks the primary axis, before any compute."""
+    from eval.story_rules import AXES
+
     rubric = _rubric(config)
+    unknown = [axis for axis in rubric.axes if axis not in AXES]
+    if unknown:
+        raise PosttrainError(
+            f"{config.rubric}: axis '{unknown[0]}' is unknown to the rule judge; it knows {', '.join(AXES)}. "
+            "Rename or delete that section."
+        )
     if config.axis not in rubric.axes:
         raise PosttrainError(
             f"{where}.axis: '{config.axis}' is no axis of {config.rubric}; "
@@ -39,6 +47,8 @@ def _rubric(config: JudgeConfig) -> Any:
 
     try:
         return load_rubric(config.rubric.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        raise PosttrainError(f"{config.rubric}: cannot be read; a Markdown file is needed. Check the path.") from None
     except RubricError as error:
         raise PosttrainError(f"{config.rubric}: {error}") from None
 

@@ -22,7 +22,7 @@ class LoraSettings(Config):
 
 
 class SFTConfig(StepConfig):
-    """TRL's names; `trainer` passes any further field of TRL's SFTConfig through."""
+    """TRL's names; `trainer` passes any further field of transformers' TrainingArguments through."""
 
     kind: Literal["sft"]
     model: str
@@ -174,7 +174,9 @@ def _save(model: Any, tokenizer: Any, config: SFTConfig, ctx: StageContext, sour
         if (source / ADAPTER).is_file():  # trained on an adapter: its merged model is the base, and travels along
             save_model(load_model(source), tokenizer, ctx.out / "base")
             base = _shown(Path(str(ctx.out).removesuffix(".partial")) / "base")
-        model.peft_config["default"].base_model_name_or_path = base
+        adapter = model.peft_config["default"]
+        adapter.base_model_name_or_path = base
+        adapter.target_modules = sorted(adapter.target_modules)  # peft keeps a set, which has no order of its own
         model.save_pretrained(ctx.out, save_embedding_layers=False)
         (ctx.out / "README.md").unlink(missing_ok=True)  # peft's empty card says nothing
         tokenizer.save_pretrained(ctx.out)
