@@ -95,7 +95,7 @@ def test_a_real_model_learns_to_stop(stories260k: Path, tmp_path: Path) -> None:
         *(sys.executable, "-m", "posttrain", "run", "tinystories", "--until", "sft", "--json"),
         *("--store", str(tmp_path / "store"), "--set", f"base.model={stories260k}"),
         *("--set", "generate.generator=backtranslate", "--set", f"generate.source={corpus}"),
-        *("--set", "generate.rows=700", "--set", "judge.limit=20", "--set", "judge.samples=1"),
+        *("--set", "generate.rows=2500", "--set", "judge.limit=20", "--set", "judge.samples=1"),
     ]
     answer = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=900)
     assert answer.returncode in (0, 3), answer.stderr
@@ -103,4 +103,4 @@ def test_a_real_model_learns_to_stop(stories260k: Path, tmp_path: Path) -> None:
     held = next(entry["metrics"]["held_out_nll"] for entry in entries if entry["kind"] == "sft")
     assert held["change"]["high"] < 0
     stopped = sorted(entry["metrics"]["stopped"] for entry in entries if entry["kind"] == "samples")
-    assert stopped[0] == 0 and stopped[-1] > 0.3
+    assert stopped[0] == 0 and stopped[-1] > 0.6
