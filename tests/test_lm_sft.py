@@ -105,7 +105,7 @@ def test_training_leaves_no_patched_forward_no_pickled_arguments_and_sends_nothi
     monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", sent)
     monkeypatch.delenv("CI", raising=False)
     model = with_lora()
-    fit(model, tmp_path, SFTSettings(batch_size=4, save_every_steps=2, bf16=True))
+    fit(model, tmp_path, SFTSettings(learning_rate=2e-4, batch_size=4, save_every_steps=2, bf16=True))
     assert "forward" not in vars(model) and "forward" not in vars(model.get_base_model())
     assert logits(model).dtype == torch.float32
     assert len(list(tmp_path.glob("checkpoint-*"))) == 2
@@ -247,7 +247,7 @@ def test_a_row_that_cannot_be_trained_on_is_named(row: TokenRow, said: str, tmp_
 )
 def test_a_trainer_field_that_is_unknown_or_ours_is_refused(name: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(PosttrainError, match=said):
-        fit(llama(), tmp_path, SFTSettings(trainer={name: 1}))
+        fit(llama(), tmp_path, SFTSettings(learning_rate=2e-4, trainer={name: 1}))
 
 
 def test_a_trainer_field_reaches_the_trainer(tmp_path: Path) -> None:

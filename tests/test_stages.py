@@ -293,3 +293,22 @@ def test_a_source_with_a_broken_line_is_refused_before_any_compute(tmp_path: Pat
     (tmp_path / "s.jsonl").write_text('{"text": "a"}\n{"text"\n')
     with pytest.raises(PosttrainError, match=r"s\.jsonl, line 2"):
         checked("generate", generator="backtranslate", source=tmp_path / "s.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"architecture": {"num_attention_heads": 3}}, "multiple of twice num_attention_heads"),
+        ({"architecture": {"hidden_size": 0}}, "greater than or equal to 2"),
+        ({"architecture": {}, "training": {"sequence_length": 1024}}, "must be at most"),
+    ],
+)
+def test_an_architecture_that_cannot_be_built_is_refused(change: dict[str, Any], problem: str) -> None:
+    STAGES["base"].config.model_validate({"kind": "base", "architecture": {}})
+    with pytest.raises(ValueError, match=problem):
+        STAGES["base"].config.model_validate({"kind": "base", **change})
+
+
+def test_a_bad_value_of_a_trainer_field_names_the_step_and_the_value() -> None:
+    with pytest.raises(PosttrainError, match=r"steps\.x\.trainer: .*nope"):
+        checked("sft", model="m", data="d", trainer={"optim": "nope"})

@@ -95,7 +95,7 @@ def plain_disk_errors(path: Path) -> Iterator[None]:
         where = error.filename or path
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise PosttrainError(
-                f"{where}: the disk is full; free space is needed. Free some, then run the same command: "
+                f"{path}: the disk is full; free space is needed. Free some, then run the same command: "
                 "finished steps and checkpoints are kept."
             ) from None
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):

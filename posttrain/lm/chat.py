@@ -57,7 +57,6 @@ class ChatFormat:
         self.template = template
         self.where = where
         self.control_ids = frozenset(tokenizer.added_tokens_decoder)
-        self.control_strings = frozenset(str(token) for token in tokenizer.added_tokens_decoder.values())
         self._names = {key: str(value) for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
         self._literal = tokenizer.backend_tokenizer
         self._content = content_encoder(self._literal)
@@ -161,7 +160,7 @@ def _known_training_template(tokenizer: PreTrainedTokenizerFast, where: str) -> 
 
 
 def check_rendering(chat: ChatFormat, messages: Sequence[Message]) -> None:
-    """Training ids must start with the ids that the model is asked with, and equal the template's own."""
+    """Training ids must start with the ids that the model is asked with."""
     whole = chat.render(messages)
     asked = chat.render(messages[:-1], add_generation_prompt=True)
     if whole.ids[: len(asked.ids)] != asked.ids:

@@ -19,12 +19,15 @@ def save_checkpoint(
     """Replace the checkpoint in `work` in one rename."""
     from safetensors.torch import save_file
 
+    from posttrain.lm.saving import disk_full_as_oserror
+
     tensors = {f"model.{name}": p.detach().cpu().contiguous() for name, p in model.named_parameters()}
     for name, parameter in model.named_parameters():
         for key, value in _owner(optimizers, parameter).state[parameter].items():
             tensors[f"optimizer.{name}.{key}"] = value.detach().cpu().contiguous()
     temporary = work / (NAME + ".tmp")
-    save_file(tensors, temporary, metadata={"step": str(step), "curve": json.dumps(curve)})
+    with disk_full_as_oserror(work):
+        save_file(tensors, temporary, metadata={"step": str(step), "curve": json.dumps(curve)})
     temporary.replace(work / NAME)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from posttrain.errors import PosttrainError
 from posttrain.lm.chat import TEMPLATE
+from posttrain.lm.saving import disk_full_as_oserror
 from posttrain.lm.tokenizer import CHAT_TOKENS, END, PAD
 
 ADAPTER = "adapter_config.json"
@@ -88,8 +89,10 @@ def add_chat_tokens(model: Any, tokenizer: Any) -> list[int]:
 
 def save_model(model: Any, tokenizer: Any, path: Path) -> None:
     """Write safetensors and tokenizer as transformers loads them."""
-    model.save_pretrained(path)
-    tokenizer.save_pretrained(path)
+    path.mkdir(exist_ok=True)
+    with disk_full_as_oserror(path):
+        model.save_pretrained(path)
+        tokenizer.save_pretrained(path)
 
 
 def parameters(model: Any) -> int:

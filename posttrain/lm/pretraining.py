@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from posttrain.chain.stage import Config, Tick
 
@@ -26,11 +26,20 @@ PACKED_AT_ONCE = 2_000  # documents
 class Architecture(Config):
     """A Llama's shape, in the words of transformers' LlamaConfig."""
 
-    hidden_size: int = 128
-    num_hidden_layers: int = 4
-    num_attention_heads: int = 4
-    intermediate_size: int = 384
-    max_position_embeddings: int = 512
+    hidden_size: int = Field(128, ge=2)
+    num_hidden_layers: int = Field(4, ge=1)
+    num_attention_heads: int = Field(4, ge=1)
+    intermediate_size: int = Field(384, ge=1)
+    max_position_embeddings: int = Field(512, ge=8)
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "Architecture":
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be a multiple of twice num_attention_heads "
+                f"{self.num_attention_heads}: every head has the same, even size"
+            )
+        return self
 
 
 class Pretraining(Config):

@@ -23,7 +23,7 @@ OnStep = Callable[[int, int, dict[str, float]], None]
 class SFTSettings:
     """The knobs of a run, in TRL's words. `trainer` passes any further `TrainingArguments` field through."""
 
-    learning_rate: float = 2e-4
+    learning_rate: float
     epochs: float = 1.0
     batch_size: int = 8
     gradient_accumulation_steps: int = 1
@@ -192,8 +192,10 @@ def check_trainer(settings: SFTSettings, where: str) -> None:
     """Refuse further trainer fields that do not exist, are ours, or that the config itself refuses."""
     try:
         _trl_config(settings, Path("unused"))
-    except (PosttrainError, ValueError, TypeError) as error:
+    except PosttrainError as error:
         raise PosttrainError(f"{where}.{error}") from None
+    except (ValueError, TypeError) as error:
+        raise PosttrainError(f"{where}.trainer: {error}. Correct that field, or leave it out.") from None
 
 
 def _check_trainer_field(name: str, ours: Mapping[str, Any], allowed: Sequence[str]) -> None:

@@ -28,6 +28,7 @@ from trl import SFTConfig, SFTTrainer
 
 from posttrain.errors import PosttrainError
 from posttrain.lm.losses import IGNORED, supervised_cross_entropy
+from posttrain.lm.saving import disk_full_as_oserror
 from posttrain.lm.sft import OnStep
 from posttrain.lm.token_row import TokenRow
 
@@ -159,7 +160,7 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]
         if not math.isfinite(logs["loss"]):
             raise PosttrainError(
                 f"step {self.state.global_step}: the loss is {logs['loss']}; a finite number is needed. "
-                "Lower learning_rate, or set bf16: false."
+                "Lower learning_rate, or set bf16: false in the step."
             )
         now = time.perf_counter()
         logs |= self._counts | {"seconds": now - self._clock}
@@ -179,7 +180,8 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]
         """Write aside, flush to disk, rename; then drop the oldest."""
         partial = self._checkpoint_root / PARTIAL
         shutil.rmtree(partial, ignore_errors=True)
-        Trainer._save_checkpoint(self, model, trial)
+        with disk_full_as_oserror(self._checkpoint_root):
+            Trainer._save_checkpoint(self, model, trial)
         name = f"checkpoint-{self.state.global_step}"
         for path in [*(partial / name).rglob("*"), partial / name]:
             _flush(path)

@@ -53,6 +53,11 @@ class BaseConfig(StepConfig):
     def _one_source(self) -> "BaseConfig":
         if (self.model is None) == (self.architecture is None):
             raise ValueError("exactly one of 'model' and 'architecture' is needed")
+        if self.architecture and self.training.sequence_length > self.architecture.max_position_embeddings:
+            raise ValueError(
+                f"training.sequence_length {self.training.sequence_length} must be at most "
+                f"architecture.max_position_embeddings {self.architecture.max_position_embeddings}"
+            )
         return self
 
 

@@ -36,6 +36,8 @@ class SFTConfig(StepConfig):
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
     weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    bf16: bool | None = Field(None, description="by default where this machine is faster with it")
     max_length: int = Field(512, ge=8, description="tokens; longer rows are dropped whole, never cut")
     max_dropped: float = Field(0.25, ge=0, le=1, description="share of dropped rows above which the step fails")
     packing: bool | None = Field(None, description="rows end to end without padding; by default with flash attention")
@@ -158,6 +160,8 @@ def _settings(config: SFTConfig) -> Any:
         warmup_ratio=config.warmup_ratio,
         lr_scheduler_type=config.lr_scheduler_type,
         weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        bf16=config.bf16,
         seed=config.seed,
         packing=config.packing,
         save_every_steps=config.save_steps,
@@ -168,6 +172,7 @@ def _settings(config: SFTConfig) -> Any:
 def _save(model: Any, tokenizer: Any, config: SFTConfig, ctx: StageContext, source: Path) -> None:
     """An adapter names the base it was trained on; a full model is whole in itself."""
     from posttrain.lm.models import ADAPTER, load_model, save_model
+    from posttrain.lm.saving import disk_full_as_oserror
 
     if not config.full:
         base = ctx.inputs["model"].metrics.get("reference") or _shown(source)
@@ -177,7 +182,8 @@ def _save(model: Any, tokenizer: Any, config: SFTConfig, ctx: StageContext, sour
         adapter = model.peft_config["default"]
         adapter.base_model_name_or_path = base
         adapter.target_modules = sorted(adapter.target_modules)  # peft keeps a set, which has no order of its own
-        model.save_pretrained(ctx.out, save_embedding_layers=False)
+        with disk_full_as_oserror(ctx.out):
+            model.save_pretrained(ctx.out, save_embedding_layers=False)
         (ctx.out / "README.md").unlink(missing_ok=True)  # peft's empty card says nothing
         tokenizer.save_pretrained(ctx.out)
     else:
