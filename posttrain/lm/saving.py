@@ -1,22 +1,24 @@
-"""A full disk while weights are written: safetensors and torch raise errors of their own, the chain knows OSError."""
+"""A full disk while weights are written: safetensors, torch and tokenizers raise errors of their own making.
+
+The chain knows OSError, and says a full disk plainly. What those writers say of it is known by its words.
+"""
 
 import errno
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
-NO_ROOM = 4_000_000  # bytes free below which torch's "unexpected pos" means a full disk
+FULL = ("no space left", "quota exceeded", "unexpected pos", "pytorchstreamwriter failed")
 
 
-@contextmanager
-def disk_full_as_oserror(folder: Path) -> Iterator[None]:
+class disk_full_as_oserror:
     """Raise OSError(ENOSPC) for a full disk below `folder`; any other error stays what it is."""
-    from safetensors import SafetensorError
 
-    try:
-        yield
-    except (SafetensorError, RuntimeError) as error:
-        if "No space left" in str(error) or shutil.disk_usage(folder).free < NO_ROOM:
-            raise OSError(errno.ENOSPC, "no space left on the device", str(folder)) from error
-        raise
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is not None and not isinstance(error, OSError) and any(sign in str(error).lower() for sign in FULL):
+            raise OSError(errno.ENOSPC, "no space left on the device", str(self.folder)) from error

@@ -184,8 +184,8 @@ def _save(model: Any, tokenizer: Any, config: SFTConfig, ctx: StageContext, sour
         adapter.target_modules = sorted(adapter.target_modules)  # peft keeps a set, which has no order of its own
         with disk_full_as_oserror(ctx.out):
             model.save_pretrained(ctx.out, save_embedding_layers=False)
+            tokenizer.save_pretrained(ctx.out)
         (ctx.out / "README.md").unlink(missing_ok=True)  # peft's empty card says nothing
-        tokenizer.save_pretrained(ctx.out)
     else:
         save_model(model, tokenizer, ctx.out)
 
