@@ -80,10 +80,10 @@ def run(config: SFTConfig, ctx: StageContext) -> Metrics:
         )
     if config.attn_implementation is not None:
         _set_attention(model, config.attn_implementation)
-    before = row_nll(model, held)
     torch.manual_seed(config.seed)  # the adapter's first values come from the global generator
     if not config.full:
         model = add_lora(model, **config.lora.model_dump(), train_token_ids=sorted(chat.control_ids))
+    before = row_nll(model, held)  # a fresh adapter changes no logit
     with ctx.progress(0, "step") as tick:
         result = train(
             model,
