@@ -1,9 +1,6 @@
 """Recipes: whatever is wrong is said before anything runs, with the place, the values and the way out. No torch."""
 
 import re
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +11,10 @@ from chain_fakes import FAKES, commit_of, graph, raw_recipe, write_recipe
 
 from posttrain.chain import strict_yaml
 from posttrain.chain.graph import build_graph
-from posttrain.chain.paths import PROJECT
-from posttrain.chain.recipe import json_schema, load_recipe, parse_recipe
+from posttrain.chain.recipe import load_recipe
 from posttrain.errors import PosttrainError
 from posttrain.stages import STAGES
 
-SHIPPED = sorted((PROJECT / "recipes").glob("*.yaml"))
 GOOD = {
     "name": "r",
     "steps": {
@@ -208,14 +203,13 @@ def test_merge_keys_and_aliases_work() -> None:
     assert strict_yaml.parse(text, "x") == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}, "c": {"x": 1, "y": 2}}
 
 
+@pytest.mark.timeout(30)  # expanded, it would take longer than anybody waits
 @pytest.mark.parametrize("line", ["a{0}: &a{0} [{1}]", "a{0}: &a{0} {{<<: [{1}]}}"])
-def test_an_alias_bomb_is_refused_within_a_second(line: str, tmp_path: Path) -> None:
+def test_an_alias_bomb_is_refused_before_it_expands(line: str, tmp_path: Path) -> None:
     """Ten to the twentieth values; by merge keys too, which a loader expands while it reads."""
     lines = ["a0: &a0 {x: 1}"]
     lines += [line.format(level, ", ".join([f"*a{level - 1}"] * 10)) for level in range(1, 21)]
-    started = time.perf_counter()
     assert "expands to more than 10,000 values" in refusal("\n".join(lines), tmp_path)
-    assert time.perf_counter() - started < 1
     (tmp_path / "few.yaml").write_text("\n".join(lines[:4]))  # negative control: a thousand values are fine
     assert strict_yaml.read(tmp_path / "few.yaml")
 
@@ -238,77 +232,9 @@ def test_a_stage_may_refuse_its_config_before_anything_runs(tmp_path: Path) -> N
     assert build_graph(load_recipe(str(path), table, ["judge.minimum=10"]), table, None, commit_of)
 
 
+@pytest.mark.timeout(30)  # walked path by path, it would take two to the thirtieth steps
 def test_wide_diamonds_are_planned_at_once(tmp_path: Path) -> None:
     raw = raw_recipe(tmp_path, judged=False)
     for level in range(30):
         raw["steps"][f"d{level}"] = {"kind": "sft", "model": f"d{level - 1}" if level else "base", "data": "rows"}
-    started = time.perf_counter()
     assert len(graph(write_recipe(tmp_path, raw), until="d29")[1]) == 32
-    assert time.perf_counter() - started < 2
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_every_shipped_recipe_is_planned(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """From the project's folder and from another one; models may still be on the hub."""
-    found = []
-    for place in (PROJECT, tmp_path):
-        monkeypatch.chdir(place)
-        recipe = load_recipe(path.stem, STAGES)
-        nodes = build_graph(recipe, STAGES, None, commit_of)
-        found.append([node.identity for node in nodes])
-        assert recipe.name == path.stem and len(nodes) >= len(recipe.steps)
-    assert found[0] == found[1]
-
-
-def accepts(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> bool:
-    """The part of JSON Schema that the recipe's schema uses."""
-    if "$ref" in schema:
-        schema = root["$defs"][schema["$ref"].rsplit("/", 1)[1]]
-    if ("const" in schema and value != schema["const"]) or ("enum" in schema and value not in schema["enum"]):
-        return False
-    for key in ("anyOf", "oneOf"):
-        if key in schema and not any(accepts(option, value, root) for option in schema[key]):
-            return False
-    kinds = {
-        "object": dict, "array": list, "string": str, "integer": int, "number": (int, float),
-        "boolean": bool, "null": type(None),
-    }  # fmt: skip
-    if "type" in schema and not isinstance(value, kinds[schema["type"]]):
-        return False
-    if isinstance(value, dict):
-        known, rest = schema.get("properties", {}), schema.get("additionalProperties", True)
-        if not set(schema.get("required", ())) <= value.keys():
-            return False
-        parts = {key: known.get(key, rest) for key in value}
-        return all(
-            part is not False and (part is True or accepts(part, value[key], root)) for key, part in parts.items()
-        )
-    return not isinstance(value, list) or all(accepts(schema.get("items", {}), item, root) for item in value)
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_the_schema_accepts_shipped_recipes_and_no_unknown_key(path: Path) -> None:
-    schema = json_schema(STAGES)
-    raw = strict_yaml.read(path)
-    assert accepts(schema, raw, schema)
-    step = next(iter(raw["steps"]))
-    for wrong in (
-        {**raw, "stesp": {}},
-        {**raw, "steps": {**raw["steps"], step: {**raw["steps"][step], "kinnd": 1}}},
-        {**raw, "steps": {**raw["steps"], step: {**raw["steps"][step], "kind": "bsae"}}},
-        {**raw, "seed": "seven"},
-    ):
-        assert not accepts(schema, wrong, schema)
-        with pytest.raises(PosttrainError):
-            parse_recipe(wrong, "wrong", STAGES)
-
-
-def test_a_plan_with_the_real_stages_imports_no_torch() -> None:
-    code = (
-        "import sys; from posttrain.chain.recipe import load_recipe; from posttrain.chain.graph import build_graph\n"
-        "from posttrain.stages import STAGES\n"
-        "build_graph(load_recipe('tinystories', STAGES), STAGES, None, lambda _: 'c')\n"
-        "print(sorted({'torch', 'transformers', 'trl', 'peft', 'datasets'} & sys.modules.keys()))"
-    )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT)
-    assert answer.stdout.strip() == "[]"

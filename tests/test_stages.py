@@ -1,45 +1,16 @@
 """The stages as the chain calls them: what they write, what they refuse, what an interruption keeps."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from stage_context import PROMPTS, RUBRIC, checked, context, given, run
 
 from data_gen.story import tell
-from posttrain.chain.stage import Input, StageContext, Tick
 from posttrain.errors import PosttrainError
 from posttrain.rows import read_rows, write_rows
 from posttrain.stages import STAGES
-
-PROMPTS = Path(__file__).parents[1] / "eval" / "prompts" / "tinystories.jsonl"
-RUBRIC = Path(__file__).parents[1] / "eval" / "rubrics" / "story.md"
-
-
-def context(folder: Path, stop_after: int | None = None, **inputs: Input) -> StageContext:
-    out, work = folder / "out", folder / "out" / ".work"
-    work.mkdir(parents=True, exist_ok=True)
-
-    @contextmanager
-    def progress(total: int, unit: str) -> Iterator[Tick]:
-        def tick(done: int, note: str = "", total: int | None = None) -> None:
-            if stop_after is not None and done >= stop_after:
-                raise KeyboardInterrupt
-
-        yield tick
-
-    return StageContext(inputs, out, work, progress, lambda text: None)
-
-
-def run(kind: str, ctx: StageContext, **settings: Any) -> dict[str, Any]:
-    stage = STAGES[kind]
-    return stage.run(stage.config.model_validate({"kind": kind, **settings}), ctx)
-
-
-def given(path: Path, **metrics: Any) -> Input:
-    return Input(path, "0" * 64, str(path), metrics)
 
 
 @pytest.fixture(scope="module")
@@ -198,58 +169,6 @@ def test_a_small_corpus_is_refused(tmp_path: Path) -> None:
     write_rows(tmp_path / "c.jsonl", [{"text": f"a story {i}"} for i in range(50)])
     with pytest.raises(PosttrainError, match="at least"):
         run("base", context(tmp_path), architecture={}, corpus={"source": tmp_path / "c.jsonl"})
-
-
-def judged(tmp_path: Path, texts: dict[str, str | None], **inputs: Input) -> dict[str, Any]:
-    folder = tmp_path / "samples"
-    folder.mkdir(exist_ok=True)
-    made = [
-        {"id": key, "sample": 0, "prompt": "p", "text": text, "stopped": True, "tokens": 1}
-        for key, text in texts.items()
-    ]
-    write_rows(folder / "completions.jsonl", made)
-    ctx = context(tmp_path, judged=given(folder), **inputs)
-    return run("judge", ctx, judged="s", rubric=RUBRIC, prompts=PROMPTS)
-
-
-def test_the_judge_prefers_the_reference_and_pairs_with_the_step_before(tmp_path: Path) -> None:
-    prompts = read_rows(PROMPTS)[:20]
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    other = judged(
-        tmp_path / "a", {p["id"]: q["reference"] for p, q in zip(prompts, prompts[1:] + prompts[:1], strict=True)}
-    )
-    assert other["verdict"] == "BASELINE"
-    before = {"previous": given(tmp_path / "a" / "out")}
-    better = judged(tmp_path / "b", {p["id"]: p["reference"] for p in prompts}, **before)
-    assert better["verdict"] == "PASS" and better["changes"]["instruct"]["low"] > 0
-    assert better["words_used"]["share"] > 0.9 > other["words_used"]["share"]
-    (tmp_path / "c").mkdir()
-    back = judged(
-        tmp_path / "c",
-        {p["id"]: q["reference"] for p, q in zip(prompts, prompts[1:] + prompts[:1], strict=True)},
-        previous=given(tmp_path / "b" / "out"),
-    )
-    assert back["verdict"] == "FAIL"
-
-
-def test_unscored_is_not_zero(tmp_path: Path) -> None:
-    prompts = read_rows(PROMPTS)[:20]
-    texts: dict[str, str | None] = {p["id"]: p["reference"] for p in prompts}
-    full = judged(tmp_path, texts)
-    (tmp_path / "n").mkdir()
-    missing = judged(tmp_path / "n", {**texts, prompts[0]["id"]: None})
-    assert (missing["n_scored"], missing["n_asked"]) == (19, 20)
-    assert missing["axes"]["instruct"]["score"] == pytest.approx(full["axes"]["instruct"]["score"], abs=0.3)
-    assert missing["verdict"] == "INCONCLUSIVE"
-    verdicts = read_rows(tmp_path / "n" / "out" / "verdicts.jsonl")
-    assert verdicts[0]["axes"]["instruct"]["score"] is None
-
-
-def checked(kind: str, **settings: Any) -> None:
-    stage = STAGES[kind]
-    assert stage.check is not None
-    stage.check(stage.config.model_validate({"kind": kind, **settings}), "r.yaml: steps.x")
 
 
 def test_what_can_be_refused_is_refused_before_any_compute(tmp_path: Path) -> None:
