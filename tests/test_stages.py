@@ -8,6 +8,7 @@ import pytest
 from stage_context import PROMPTS, RUBRIC, checked, context, given, run
 
 from data_gen.story import tell
+from posttrain.chain.stage import Input
 from posttrain.errors import PosttrainError
 from posttrain.rows import read_rows, write_rows
 from posttrain.stages import STAGES
@@ -156,6 +157,25 @@ def test_base_copies_a_model_that_can_chat_byte_for_byte(tiny_chat_model: Path, 
     run("base", context(tmp_path, model=given(tiny_chat_model)), model="m")
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tiny_chat_model / name).read_bytes()
+
+
+def test_an_adapter_of_a_hub_model_names_a_directory_that_can_be_loaded(
+    tiny_chat_model: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from posttrain.hub import fetch
+    from posttrain.lm.models import load_model
+
+    hub = Input(Path("org/name"), "hub:org/name@" + "0" * 40, "org/name@main")
+    with monkeypatch.context() as patch:
+        patch.setattr(fetch, "local_directory", lambda source: tiny_chat_model)
+        base = context(tmp_path / "base", model=hub)
+        metrics = run("base", base, model="org/name@main")
+    tuned = context(tmp_path / "sft", model=given(base.out, **metrics), data=given(rows))
+    run("sft", tuned, model="m", data="d")
+    named = json.loads((tuned.out / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert named != "org/name@main" and load_model(tuned.out).config.vocab_size
+    local = run("base", context(tmp_path / "local", model=given(tiny_chat_model)), model="m")
+    assert local["reference"] == str(tiny_chat_model), "a local directory left as it was is named itself"
 
 
 def test_a_base_is_either_named_or_new(tmp_path: Path) -> None:

@@ -96,7 +96,8 @@ def _from_model(ctx: StageContext) -> Metrics:
         "parameters": size,
         "vocabulary": len(tokenizer),
         "new_token_ids": new_ids,
-        "reference": None if new_ids else ctx.inputs["model"].reference,
+        # What an adapter names as its base: a local directory left as it was, else this artifact, which has the files.
+        "reference": None if new_ids or source != ctx.inputs["model"].path else ctx.inputs["model"].reference,
     }
 
 
