@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from eval.canaries import (
+from eval.damages import (
     Damage,
     cut_after_a_sentence,
     cut_in_a_sentence,

@@ -1,9 +1,9 @@
 """Stories damaged on purpose, which a judge worth its score must rank below the intact ones.
 
-The same damage serves the tests, the calibration printed here, and canaries in a run. Each kind is a pure
+The same damage serves the tests and the calibration printed here. Each kind is a pure
 function of the story and a random generator.
 
-    python -m eval.canaries stories.jsonl      # rows with "text"; prints the AUC per damage and axis
+    python -m eval.damages stories.jsonl       # rows with "text"; prints the AUC per damage and axis
 """
 
 import json
