@@ -2,18 +2,23 @@
 
 A model that tells one story whatever it is asked has collapsed, and only a look at its other answers shows
 it. So each run of four words is charged with the share of the *other prompts* whose answers have it too.
-Variety is measured in windows of fixed size, which keeps it from being length in disguise.
+Variety is measured in windows of fixed size, which keeps it from being length in disguise. What stands word for
+word in the training rows is not its own either.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from eval.loops import loop_share, ngrams
+from eval.novelty import RUN as COPIED_RUN
+from eval.novelty import Training
 from eval.prose import FUNCTION, Story
 from eval.verdict import Verdict, graded
 
 WINDOW = 50
 RUN = 4
+SHOWN = 8  # words of a copied run that the reason shows
 RARE = 0.05  # a word is rare when under one in twenty of the other prompts' answers have it
 
 Gram = tuple[str, ...]
@@ -21,14 +26,24 @@ Gram = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Shared:
-    """In how many prompts' answers each word and each run of four words occurs, over a whole batch."""
+    """Which prompts' answers have each word and each run of four words, over a whole batch."""
 
-    prompts: int
+    answers: Mapping[str, Collection[Gram]]  # prompt id to the grams of its answers
     counts: Mapping[Gram, int]
 
-    def frequency(self, gram: Gram) -> float:
-        """The share of the other prompts that have a gram which this one's answers have."""
-        return max(0, self.counts.get(gram, 1) - 1) / max(1, self.prompts - 1)
+    def frequency(self, gram: Gram, prompt: str) -> float:
+        """The share of the prompts other than this one whose answers have a gram."""
+        own = self.answers.get(prompt)
+        others = len(self.answers) - (own is not None)
+        return (self.counts.get(gram, 0) - (own is not None and gram in own)) / max(1, others)
+
+
+class Known(NamedTuple):
+    """What a story is compared with: the other prompts' answers and the training rows, where there are any."""
+
+    prompt: str  # the id of the prompt it answers
+    shared: Shared
+    training: Training | None
 
 
 def grams(story: Story) -> set[Gram]:
@@ -36,13 +51,13 @@ def grams(story: Story) -> set[Gram]:
     return set(ngrams(story.words, RUN)) | {(word,) for word in story.words}
 
 
-def share(answers: Collection[Collection[Gram]]) -> Shared:
+def share(answers: Mapping[str, Collection[Gram]]) -> Shared:
     """Count in how many prompts each gram occurs; one collection of grams (without repeats) a prompt."""
     counts: dict[Gram, int] = {}
-    for answer in answers:
+    for answer in answers.values():
         for gram in answer:
             counts[gram] = counts.get(gram, 0) + 1
-    return Shared(len(answers), counts)
+    return Shared(answers, counts)
 
 
 def _spread(runs: list[Gram]) -> float:
@@ -58,17 +73,17 @@ def _scaled(value: float, low: float, high: float) -> float:
     return min(max((value - low) / (high - low), 0.0), 1.0)
 
 
-def _novelty(story: Story, shared: Shared) -> tuple[float, float]:
+def _novelty(story: Story, prompt: str, shared: Shared) -> tuple[float, float]:
     """Mean share of other prompts per run of four words, and the share of rare words among content words."""
     runs = set(ngrams(story.words, RUN))
-    copied = sum(shared.frequency(run) for run in runs) / max(1, len(runs))
+    copied = sum(shared.frequency(run, prompt) for run in runs) / max(1, len(runs))
     content = {word for word in story.words if word not in FUNCTION}
-    rare = sum(shared.frequency((word,)) < RARE for word in content) / max(1, len(content))
+    rare = sum(shared.frequency((word,), prompt) < RARE for word in content) / max(1, len(content))
     return copied, rare
 
 
-def creativity(story: Story, shared: Shared | None) -> Verdict:
-    """Variety within the story and, with other prompts to compare, novelty against their answers."""
+def creativity(story: Story, known: Known) -> Verdict:
+    """Variety within the story, novelty against the answers to other prompts and against the training rows."""
     words, pairs, triples = (_spread(ngrams(story.words, size)) for size in (1, 2, 3))
     inside = 0.5 * _scaled(words, 0.40, 0.85) + 0.25 * _scaled(pairs, 0.6, 1.0) + 0.25 * _scaled(triples, 0.7, 1.0)
     inside *= min(1.0, len(story.words) / WINDOW)
@@ -77,9 +92,22 @@ def creativity(story: Story, shared: Shared | None) -> Verdict:
         f"{words:.0%} different words in {WINDOW}",
         f"distinct-2 {pairs:.0%}, distinct-3 {triples:.0%}",
     ]
-    if shared is None or shared.prompts < 2:
-        return graded(inside, [*evidence, "no other answers to compare with"])
-    copied, rare = _novelty(story, shared)
+    new, told = _new(story, known.training)
+    if not known.shared.answers.keys() - {known.prompt}:
+        return graded(inside * new, [*evidence, "no other answers to compare with", *told])
+    copied, rare = _novelty(story, known.prompt, known.shared)
     own = (1 - _scaled(copied, 0.02, 0.5)) * (0.5 + 0.5 * _scaled(rare, 0.0, 0.5))
-    told = [f"{copied:.1%} shared with other prompts", f"{rare:.0%} rare words"]
-    return graded(inside**0.5 * own**0.5, evidence + told)
+    evidence += [f"{copied:.1%} shared with other prompts", f"{rare:.0%} rare words"]
+    return graded(inside**0.5 * own**0.5 * new, evidence + told)
+
+
+def _new(story: Story, training: Training | None) -> tuple[float, list[str]]:
+    """What copying from the training rows leaves, in [0, 1], and the evidence."""
+    if training is None:
+        return 1.0, []
+    found = training.lookup(story.words)
+    run = " ".join(story.words[found.start : found.start + min(found.longest, SHOWN)])
+    dots = "..." if found.longest > SHOWN else ""
+    told = f"'{run}{dots}' {found.longest} words as in the training rows"
+    left = 1 - _scaled(found.longest / len(story.words), 0.1, 1.0)
+    return left, [told, f"{found.share:.0%} in runs of {COPIED_RUN} such words and more"]

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.consistency import consistency
-from eval.creativity import Gram, Shared, creativity, grams, share
+from eval.creativity import Gram, Known, creativity, grams, share
 from eval.grammar import grammar
 from eval.instruct import instruct
+from eval.novelty import Training
 from eval.plot import plot
 from eval.prose import Story, parse
-from eval.verdict import LOW, Verdict, unscored
+from eval.verdict import LOW, Judge, Verdict, unscored
 from eval.words import accepted, tokens
 
 AXES = ("grammar", "creativity", "consistency", "instruct", "plot")
@@ -31,10 +32,10 @@ def _allowed(prompt: Mapping[str, Any]) -> frozenset[str]:
     return frozenset().union(*(accepted(word) for text in asked for word in tokens(text)))
 
 
-def _judge(prompt: Mapping[str, Any], story: Story, stopped: bool, shared: Shared | None) -> dict[str, Verdict]:
+def _judge(prompt: Mapping[str, Any], story: Story, stopped: bool, known: Known) -> dict[str, Verdict]:
     if not story.words:
-        return _all(Verdict(LOW, "no words"))
-    correct, novel = grammar(story, _allowed(prompt)), creativity(story, shared)
+        return _all(Verdict(LOW, "no words" if story.text else "empty"))
+    correct, novel = grammar(story, _allowed(prompt)), creativity(story, known)
     if correct.score is not None and novel.score is not None and novel.score > correct.score + NOVELTY_ALLOWANCE:
         novel = Verdict(round(correct.score + NOVELTY_ALLOWANCE, 2), novel.reason + "; held down by grammar")
     return {
@@ -50,11 +51,8 @@ def judge_story(
     prompt: Mapping[str, Any], text: str, *, stopped: bool, others: Sequence[str] = ()
 ) -> dict[str, Verdict]:
     """Judge one story; `others` are answers to other prompts, each counted as a prompt of its own."""
-    if not text.strip():
-        return _all(Verdict(LOW, "empty"))
-    story = parse(text)
-    shared = share([grams(story), *(grams(parse(other)) for other in others)]) if others else None
-    return _judge(prompt, story, stopped, shared)
+    shared = share({str(number): grams(parse(other)) for number, other in enumerate(others)})
+    return _judge(prompt, parse(text), stopped, Known("", shared, None))
 
 
 def _text(row: Mapping[str, Any]) -> str | None:
@@ -62,30 +60,43 @@ def _text(row: Mapping[str, Any]) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def judge_batch(
-    prompts: Mapping[str, Mapping[str, Any]], completions: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Verdict]]:
-    """Judge completions against each other, in their order; each axis of each row gets a verdict.
+def rule_judge(
+    prompts: Mapping[str, Mapping[str, Any]],
+    completions: Sequence[Mapping[str, Any]],
+    training: Sequence[str] = (),
+) -> Judge:
+    """A judge that knows the answers of a batch and the stories the model was trained on.
 
-    A row without text, or for a prompt that is not there, is unscored on every axis.
+    Whatever rows it is given, each is judged alone: rows that are mixed in change no other row's verdict. A row
+    without text, or for a prompt that is not there, is unscored on every axis.
     """
-    stories = [parse(text) if (text := _text(row)) is not None else None for row in completions]
     answers: dict[str, set[Gram]] = {}
-    for row, story in zip(completions, stories, strict=True):
-        if story is not None and story.words:
-            answers.setdefault(str(row.get("id")), set()).update(grams(story))
-    shared = share(list(answers.values()))
-    return [_judge_row(prompts, row, story, shared) for row, story in zip(completions, stories, strict=True)]
+    for row in completions:
+        if found := grams(parse(_text(row) or "")):
+            answers.setdefault(str(row.get("id")), set()).update(found)
+    shared, rows = share(answers), Training(training) if training else None
+
+    def judge(judged: Sequence[Mapping[str, Any]]) -> list[dict[str, Verdict]]:
+        return [_judge_row(prompts, row, Known(str(row.get("id")), shared, rows)) for row in judged]
+
+    return judge
 
 
-def _judge_row(
-    prompts: Mapping[str, Mapping[str, Any]], row: Mapping[str, Any], story: Story | None, shared: Shared
-) -> dict[str, Verdict]:
-    prompt = prompts.get(str(row.get("id")))
+def judge_batch(
+    prompts: Mapping[str, Mapping[str, Any]],
+    completions: Sequence[Mapping[str, Any]],
+    training: Sequence[str] = (),
+) -> list[dict[str, Verdict]]:
+    """Judge completions against each other and the training rows, in their order."""
+    return rule_judge(prompts, completions, training)(completions)
+
+
+def _judge_row(prompts: Mapping[str, Mapping[str, Any]], row: Mapping[str, Any], known: Known) -> dict[str, Verdict]:
+    prompt, text = prompts.get(str(row.get("id"))), _text(row)
     if not prompt:
         return _all(unscored(f"no prompt with id '{row.get('id')}'"))
-    if story is None:
+    if text is None:
         return _all(unscored("the completion has no text"))
     if not isinstance(row.get("stopped"), bool):
         return _all(unscored("the completion does not say whether it stopped"))
-    return _all(Verdict(LOW, "empty")) if not story.text else _judge(prompt, story, row["stopped"], shared)
+    return _judge(prompt, parse(text), row["stopped"], known)

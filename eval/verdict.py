@@ -6,8 +6,8 @@ number.
 """
 
 import math
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 LOW, HIGH = 1.0, 10.0
 
@@ -17,6 +17,10 @@ class Verdict(NamedTuple):
 
     score: float | None
     reason: str
+
+
+# Judges rows {id, text, stopped, sample?} one by one: a verdict for each axis of each row, in their order.
+Judge = Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Verdict]]]
 
 
 class Tally(NamedTuple):
