@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from data_gen.storyworld import FEATURES, Beat, Choice, Plot, World, load_world
 
-SHORTEST, LONGEST = 80, 140  # words
+SHORTEST, LONGEST = 80, 150  # words
 CHANCE = {
     "dialogue": 0.5,
     "moral value": 0.35,
@@ -21,6 +21,7 @@ CHANCE = {
     "foreshadowing": 0.35,
     "conflict": 0.3,
 }
+OF_A_PERSON = 0.3  # share of stories whose adjective says how the hero is; the others say how the thing is
 ROLES = ("hero", "pal", "animal", "grownup")
 AN_EXCEPTIONS = ("uni", "use", "uku")
 
@@ -62,15 +63,17 @@ def stable_random(*key: object) -> random.Random:
 def required_words(rng: random.Random, world: World, words: Sequence[str]) -> tuple[str, str, str]:
     """The given words, each in its class, and drawn words for the classes that are not given."""
     chosen: dict[str, str] = {}
-    classes = {"noun": world.nouns, "verb": tuple(world.verbs), "adjective": world.adjectives}
+    classes = {"noun": world.nouns, "verb": tuple(world.verbs), "adjective": (*world.adjectives, *world.traits)}
     for word in words:
         kinds = [kind for kind, known in classes.items() if word in known]
         if not kinds or kinds[0] in chosen:
             problem = f"a second {kinds[0]}" if kinds else "not in data_gen/world"
             raise ValueError(f"words {list(words)}: {word!r} is {problem}; give one noun, verb or adjective each.")
         chosen[kinds[0]] = word
-    drawn = {kind: rng.choice(known) for kind, known in classes.items()} | chosen
-    return drawn["noun"], drawn["verb"], drawn["adjective"]
+    noun, verb = rng.choice(world.nouns), rng.choice(classes["verb"])
+    noun = chosen.get("noun", noun)
+    adjective = rng.choice(world.traits if rng.random() < OF_A_PERSON else world.fitting[noun])
+    return noun, chosen.get("verb", verb), chosen.get("adjective", adjective)
 
 
 def pronouns(prefix: str, is_girl: bool) -> dict[str, str]:
@@ -88,6 +91,11 @@ def draw_cast(rng: random.Random, world: World, words: tuple[str, str, str]) -> 
     place = rng.choice(world.places)
     if rng.random() < 0.7:
         kind = "girl" if is_girl else "boy"
+    trait, adj = rng.choice(world.traits), rng.choice(world.fitting[noun])
+    if adjective in world.traits:
+        trait = adjective
+    else:
+        adj = adjective
     return Cast(
         {slot: rng.choice(values) for slot, values in world.fillers.items()},
         hero=rng.choice(heroes),
@@ -101,7 +109,8 @@ def draw_cast(rng: random.Random, world: World, words: tuple[str, str, str]) -> 
         noun=noun,
         verb=verb,
         verbed=world.verbs[verb],
-        adj=adjective,
+        adj=adj,
+        trait=trait,
         **pronouns("", is_girl),
         **pronouns("pal_", not is_girl),
     )
@@ -152,7 +161,7 @@ def tell(seed: int, index: int, *, words: Sequence[str] = (), features: Sequence
         text = "\n\n".join(" ".join(say(rng, beats, cast, shown, told)) for beats in plot.paragraphs)
         if '"' in text:
             told.features.add("dialogue")
-        if fits(text, chosen[0]) and wanted <= told.features:
+        if fits(text, chosen) and wanted <= told.features:
             break
     summary = plot.summary.template.format_map(cast)
     return Story(
@@ -164,9 +173,10 @@ def tell(seed: int, index: int, *, words: Sequence[str] = (), features: Sequence
     )
 
 
-def fits(text: str, noun: str) -> bool:
-    """Whether a story has the length of a story, and its thing is named often enough and not too often."""
-    return SHORTEST <= len(text.split()) <= LONGEST and 2 <= text.count(noun) <= 6
+def fits(text: str, words: tuple[str, str, str]) -> bool:
+    """Whether a story has the length of a story, its thing is named often enough and not too often, its adjective once."""
+    long_enough = SHORTEST <= len(text.split()) <= LONGEST
+    return long_enough and 2 <= text.count(f" {words[0]}") <= 6 and f" {words[2]}" in text
 
 
 def appears(role: str, used: set[str]) -> bool:

@@ -66,8 +66,10 @@ class World(NamedTuple):
     animals: tuple[str, ...]
     grownups: tuple[str, ...]
     nouns: tuple[str, ...]
-    verbs: Mapping[str, str]
-    adjectives: tuple[str, ...]
+    verbs: Mapping[str, str]  # base: past
+    adjectives: tuple[str, ...]  # of things
+    fitting: Mapping[str, tuple[str, ...]]  # noun: the adjectives that fit it
+    traits: tuple[str, ...]  # adjectives of a child or an animal
     places: tuple[Place, ...]
     fillers: Mapping[str, tuple[str, ...]]
     plots: tuple[Plot, ...]
@@ -122,9 +124,22 @@ def flatten(groups: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     return tuple(word for group in groups.values() for word in group)
 
 
+def fitting_adjectives(
+    nouns: Mapping[str, Sequence[str]], adjectives: Mapping[str, Mapping[str, Sequence[str]]]
+) -> dict[str, tuple[str, ...]]:
+    """For each noun the adjectives that fit any noun, and those that fit its group."""
+    special = {group: words for groups, words in adjectives["fitting"].items() for group in groups.split()}
+    if unknown := set(special) - set(nouns):
+        raise ValueError(f"adjectives.yaml: fitting {min(unknown)!r}; the groups of nouns.yaml are {', '.join(nouns)}.")
+    general = flatten(adjectives["any"])
+    found = {group: (*general, *special.get(group, ())) for group in nouns}
+    return {noun: found[group] for group, members in nouns.items() for noun in members}
+
+
 @cache
 def load_world() -> World:
     """The world as written in `data_gen/world/`, compiled."""
+    nouns, adjectives = read_yaml("nouns.yaml"), read_yaml("adjectives.yaml")
     names, beings, phrases = read_yaml("names.yaml"), read_yaml("animals.yaml"), read_yaml("phrases.yaml")
     verbs = {base: past for group in read_yaml("verbs.yaml").values() for base, past in group.items()}
     plots = [raw for path in sorted(WORLD.glob("plots*.yaml")) for raw in read_yaml(path.name)]
@@ -133,9 +148,11 @@ def load_world() -> World:
         boys=tuple(names["boys"]),
         animals=tuple(beings["animals"]),
         grownups=tuple(beings["grownups"]),
-        nouns=flatten(read_yaml("nouns.yaml")),
+        nouns=flatten(nouns),
         verbs=verbs,
-        adjectives=flatten(read_yaml("adjectives.yaml")),
+        adjectives=(*flatten(adjectives["any"]), *flatten(adjectives["fitting"])),
+        fitting=fitting_adjectives(nouns, adjectives),
+        traits=flatten(read_yaml("traits.yaml")),
         places=tuple(Place(p["place"], p["at"], tuple(p["spots"])) for p in read_yaml("places.yaml")),
         fillers={slot: tuple(values) for slot, values in phrases["fillers"].items()},
         plots=tuple(compile_plot(raw, phrases["beats"]) for raw in plots),

@@ -8,7 +8,7 @@ from itertools import combinations, pairwise
 import pytest
 
 from data_gen.story import LONGEST, SHORTEST, Story, article, tell
-from data_gen.storyworld import FEATURES, Branch, Choice, Line, load_world
+from data_gen.storyworld import FEATURES, Branch, Choice, Line, fitting_adjectives, load_world
 
 WORLD = load_world()
 SAMPLES = [tell(3, index) for index in range(2000)]
@@ -145,13 +145,24 @@ def test_stories_are_rarely_alike() -> None:
 
 
 def test_the_world_is_large_enough_and_its_classes_are_disjoint() -> None:
-    nouns, verbs, adjectives = set(WORLD.nouns), set(WORLD.verbs), set(WORLD.adjectives)
-    assert len(WORLD.nouns) == len(nouns) >= 160
-    assert len(verbs) >= 70
-    assert len(WORLD.adjectives) == len(adjectives) >= 90
-    assert not nouns & verbs | nouns & adjectives | verbs & adjectives
+    classes = [WORLD.nouns, tuple(WORLD.verbs), WORLD.adjectives, WORLD.traits]
+    words = [word for members in classes for word in members]
+    assert len(words) == len(set(words)) >= 1000
+    assert not set(words) & (set(WORLD.verbs.values()) - set(WORLD.verbs))
     assert not set(WORLD.girls) & set(WORLD.boys)
-    assert len(WORLD.plots) >= 14
+    assert len(WORLD.plots) == len({plot.name for plot in WORLD.plots}) >= 24
+
+
+def test_an_adjective_fits_its_noun() -> None:
+    assert "ripe" in WORLD.fitting["apple"] and "ripe" not in WORLD.fitting["hammer"]
+    thing_words = [story.words for story in SAMPLES if story.words[2] not in WORLD.traits]
+    assert [words for words in thing_words if words[2] not in WORLD.fitting[words[0]]] == []
+    assert 0.2 < 1 - len(thing_words) / len(SAMPLES) < 0.4
+
+
+def test_a_list_of_adjectives_for_an_unknown_group_is_refused() -> None:
+    with pytest.raises(ValueError, match="fitting 'fish'"):
+        fitting_adjectives({"toys": ["ball"]}, {"any": {"size": ["big"]}, "fitting": {"fish": ["wet"]}})
 
 
 def test_lines_leave_things_and_pronouns_to_the_slots() -> None:
