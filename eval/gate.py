@@ -1,15 +1,18 @@
-"""Did a step prove itself? One of four words from an interval, and the sentence that says why.
+"""Did a step prove itself? A word from an interval, and the sentence that says why.
 
 A training step must be better than what it started from (superiority on the paired difference); a data step
-must be good enough (its interval against a minimum). An interval that straddles the line decides nothing.
+must be good enough (its interval against a minimum). An interval that straddles the line decides nothing. Figures of a
+judge that fails its canaries decide nothing either, and that is said before anything else: JUDGE INVALID.
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from eval.canaries import Check
 from eval.statistics import Interval
 from eval.verdict import Tally
 
-Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE", "BASELINE"]
+Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE", "BASELINE", "JUDGE INVALID"]
 MOST_UNSCORED = 0.02
 
 
@@ -35,22 +38,32 @@ def _against(interval: Interval, line: float, at_line: bool) -> Outcome:
     return "FAIL" if interval.high < line else "INCONCLUSIVE"
 
 
+def _failed(canaries: Sequence[Check]) -> str:
+    """Which canaries failed, with their figures; empty when none did."""
+    failed = [check for check in canaries if not check.ok]
+    return ", ".join(f"{check.name} {check.passed} of {check.asked} ({check.needed} needed)" for check in failed)
+
+
 def gate(
     axis: str,
     *,
     tally: Tally,
+    canaries: Sequence[Check] = (),
     difference: Interval | None = None,
     absolute: Interval | None = None,
     minimum: float | None = None,
 ) -> Gate:
     """Decide from the paired `difference` to the step before, or from `absolute` against `minimum`.
 
-    `tally` counts the verdicts asked for and scored on `axis`. With nothing to compare with: BASELINE.
+    `tally` counts the verdicts asked for and scored on `axis`; `canaries` are the checks of the judge that gave
+    them. With nothing to compare with: BASELINE.
     """
     if difference is not None and minimum is not None:
         raise GateError(f"gate on {axis}: both a difference and a minimum {minimum}; give one of them.")
     if minimum is not None and absolute is None and tally.scored:
         raise GateError(f"gate on {axis}: a minimum {minimum} but no interval; give `absolute`.")
+    if failed := _failed(canaries):
+        return Gate("JUDGE INVALID", f"{axis}: no ruling, the judge failed its canaries: {failed}.")
     unscored = tally.asked - tally.scored
     if tally.asked == 0 or tally.missing_share > MOST_UNSCORED:
         return Gate("INCONCLUSIVE", f"{axis}: {unscored} of {tally.asked} answers unscored; at most 2 % may be.")

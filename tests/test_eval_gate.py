@@ -1,7 +1,8 @@
-"""The gate says PASS, FAIL, INCONCLUSIVE or BASELINE, from the interval alone."""
+"""The gate says PASS, FAIL, INCONCLUSIVE or BASELINE from the interval, and nothing of them for a judge that errs."""
 
 import pytest
 
+from eval.canaries import Check
 from eval.gate import GateError, gate
 from eval.statistics import Interval
 from eval.verdict import Tally
@@ -48,3 +49,20 @@ def test_a_gate_asked_for_two_things_at_once_is_an_error() -> None:
         gate("plot", tally=FULL, difference=Interval(1, 0, 2), minimum=7.0)
     with pytest.raises(GateError, match="no interval"):
         gate("plot", tally=FULL, minimum=7.0)
+
+
+@pytest.mark.parametrize("better", [Interval(2.0, 1.0, 3.0), Interval(-2.0, -3.0, -1.0), None])
+def test_the_figures_of_a_judge_that_fails_its_canaries_decide_nothing(better: Interval | None) -> None:
+    right, wrong = Check("empty answer", 40, 40, 32), Check("sentences shuffled", 40, 31, 32)
+    ruling = gate("plot", tally=FULL, difference=better, canaries=[right, wrong])
+    assert ruling.outcome == "JUDGE INVALID"
+    assert "sentences shuffled 31 of 40 (32 needed)" in ruling.reason and "empty" not in ruling.reason
+    just = wrong._replace(passed=32)
+    assert gate("plot", tally=FULL, difference=better, canaries=[right, just]) == gate(
+        "plot", tally=FULL, difference=better
+    )
+
+
+def test_an_invalid_judge_is_said_before_missing_scores() -> None:
+    ruling = gate("plot", tally=Tally(100, 0, None), canaries=[Check("empty answer", 40, 0, 32)])
+    assert ruling.outcome == "JUDGE INVALID"
