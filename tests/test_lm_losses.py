@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from posttrain.errors import PosttrainError
-from posttrain.lm.losses import IGNORED, check_plain_head, supervised_cross_entropy
+from posttrain.lm.losses import IGNORED, check_plain_head, dense_cross_entropy, supervised_cross_entropy
 
 torch.set_num_threads(1)
 LENGTH = 12
@@ -185,3 +185,18 @@ def test_a_model_trained_on_packed_rows_ends_like_one_trained_on_padded_rows(tmp
         settings = replace(tiny_llama.STEADY, packing=packing)
         losses.append([point.loss for point in tiny_llama.fit(model, tmp_path / str(packing), settings).loss_curve])
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [1, LENGTH, 3 * LENGTH, 500])
+def test_the_dense_loss_has_the_loss_and_gradients_of_full_logits(chunk: int) -> None:
+    model, (ids, _) = llama(), batch()
+    logits = model(input_ids=ids[:, :-1]).logits
+    plain = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+    wanted = gradients(model, plain)
+    ours = dense_cross_entropy(model, ids[:, :-1], ids[:, 1:], chunk)
+    found = gradients(model, ours)
+    assert torch.allclose(ours, plain, atol=1e-6)
+    assert found.keys() == wanted.keys()
+    assert all(torch.allclose(found[name], wanted[name], atol=1e-6) for name in wanted)
+    shifted = dense_cross_entropy(model, ids[:, :-1], ids[:, :-1], chunk)
+    assert not torch.allclose(shifted, plain, atol=1e-3)

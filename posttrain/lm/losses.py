@@ -82,10 +82,22 @@ def supervised_cross_entropy(
     )
     kept = hidden.last_hidden_state[:, :-1][positions]
     wanted = targets[positions]
-    trainable = [weight for weight in model.parameters() if weight.requires_grad]
-    total: Tensor = _HeadLoss.apply(parts.head, chunk, kept, wanted, *trainable)  # type: ignore[no-untyped-call]
     count = wanted.numel() if num_items_in_batch is None else num_items_in_batch
-    return total / count
+    return _summed(model, parts.head, kept, wanted, chunk) / count
+
+
+def dense_cross_entropy(model: Any, input_ids: Tensor, targets: Tensor, chunk: int = CHUNK) -> Tensor:
+    """Mean cross entropy where every position is supervised; both tensors [batch, length], nothing is shifted."""
+    parts = causal_parts(model)
+    hidden = parts.backbone(input_ids=input_ids, use_cache=False).last_hidden_state.flatten(0, 1)
+    return _summed(model, parts.head, hidden, targets.flatten(), chunk) / targets.numel()
+
+
+def _summed(model: Any, head: nn.Module, hidden: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    """Summed cross entropy of hidden states [positions, size] and targets [positions]."""
+    trainable = [weight for weight in model.parameters() if weight.requires_grad]
+    total: Tensor = _HeadLoss.apply(head, chunk, hidden, targets, *trainable)  # type: ignore[no-untyped-call]
+    return total
 
 
 class _HeadLoss(torch.autograd.Function):

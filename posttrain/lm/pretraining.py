@@ -136,31 +136,34 @@ def pretrain(
     """Train in place, continuing from the newest checkpoint in `work`. Returns (step, loss in nats a token)."""
     import torch
 
+    from posttrain.lm.causal_blocks import causal_blocks
     from posttrain.lm.checkpoint import load_checkpoint, save_checkpoint
-    from posttrain.lm.device import autocast
+    from posttrain.lm.device import autocast, has_fast_bf16
+    from posttrain.lm.losses import dense_cross_entropy
 
+    kind = model.device.type
     trained = optimizers(model, settings)
     start, curve = load_checkpoint(work, model, trained)
     rates = [(group, group["lr"]) for optimizer in trained for group in optimizer.param_groups]
     model.train()
-    for step in range(start, settings.steps):
-        for group, rate in rates:
-            group["lr"] = rate * rate_at(settings, step)
-        batch = batch_at(corpus, settings, seed, step).to(model.device)
-        with autocast(model.device.type):
-            logits = model(input_ids=batch[:, :-1], use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-        for optimizer in trained:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        done = step + 1
-        if done % 50 == 0 or done == settings.steps:
-            curve.append((done, round(float(loss.detach()), 4)))
-        tick(done, f"loss {curve[-1][1]:.2f}" if curve else "")
-        if done % settings.checkpoint_every == 0 and done < settings.steps:
-            save_checkpoint(work, model, trained, done, curve)
+    with causal_blocks(model, active=kind == "cpu" and has_fast_bf16(kind)):
+        for step in range(start, settings.steps):
+            for group, rate in rates:
+                group["lr"] = rate * rate_at(settings, step)
+            batch = batch_at(corpus, settings, seed, step).to(model.device)
+            with autocast(kind):
+                loss = dense_cross_entropy(model, batch[:, :-1], batch[:, 1:])
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+            for optimizer in trained:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            done = step + 1
+            if done % 50 == 0 or done == settings.steps:
+                curve.append((done, round(float(loss.detach()), 4)))
+            tick(done, f"loss {curve[-1][1]:.2f}" if curve else "")
+            if done % settings.checkpoint_every == 0 and done < settings.steps:
+                save_checkpoint(work, model, trained, done, curve)
     return curve
 
 
