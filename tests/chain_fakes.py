@@ -74,6 +74,7 @@ class JudgeConfig(StepConfig):
     kind: Literal["judge"]
     judged: str | None
     previous: str | None = None
+    training: str | None = None
     rubric: InputPath
     minimum: float = 7.0
 
@@ -122,7 +123,7 @@ def samples(config: SamplesConfig, ctx: StageContext) -> Metrics:
 def judge(config: JudgeConfig, ctx: StageContext) -> Metrics:
     called("judge")
     write_text(ctx.out / "verdicts.txt", config.rubric.read_text())
-    score = 9.0 - len(ctx.inputs)
+    score = 7.0 if "previous" in ctx.inputs else 8.0
     axes = {"instruct": {"score": score, "low": score - 1, "high": score + 1}}
     verdict = "PASS" if score >= config.minimum else "FAIL"
     return {
@@ -132,7 +133,11 @@ def judge(config: JudgeConfig, ctx: StageContext) -> Metrics:
 
 MODEL: frozenset[Makes] = frozenset({"model"})
 ROWS: frozenset[Makes] = frozenset({"rows"})
-JUDGED: dict[str, frozenset[Makes]] = {"judged": frozenset({"samples", "rows"}), "previous": frozenset({"verdicts"})}
+JUDGED: dict[str, frozenset[Makes]] = {
+    "judged": frozenset({"samples", "rows"}),
+    "previous": frozenset({"verdicts"}),
+    "training": ROWS,
+}
 HERE = ("tests/chain_fakes.py",)
 FAKES = {
     stage.kind: stage

@@ -64,6 +64,30 @@ def test_the_judge_settings_change_only_what_they_are_for(tmp_path: Path) -> Non
     assert {name for name in ALL if after[name] != later[name]} == sampled | {"rows", "rows.judge", "sft"}
 
 
+def test_a_judge_knows_the_rows_that_its_model_was_trained_on_last(tmp_path: Path) -> None:
+    raw = raw_recipe(tmp_path)
+    raw["steps"] |= {
+        "others": {"kind": "generate", "rows": 5},
+        "again": {"kind": "sft", "model": "sft", "data": "others"},
+        "copy": {"kind": "base", "model": "sft"},
+    }
+    nodes = {node.name: node for node in graph(write_recipe(tmp_path, raw))[1]}
+    training = {node.step: node.inputs.get("training") for node in nodes.values() if node.stage.kind == "judge"}
+    assert training == {
+        "base": None, "rows": None, "others": None, "sft": "rows", "again": "others", "copy": "rows"
+    }  # fmt: skip
+    assert {node.stage.kind for node in nodes.values() if "training" in node.inputs} == {"judge"}
+    judge = nodes["copy.judge"]
+    inputs = {field: nodes[str(name)].identity for field, name in judge.inputs.items()}
+    plain = judge.config.model_copy(update=dict.fromkeys(judge.stage.inputs))
+
+    def identity(**other: str) -> str:
+        return digest({"kind": "judge", "version": 1, "config": plain, "inputs": {**inputs, **other}})
+
+    assert judge.identity == identity()
+    assert judge.identity != identity(training=nodes["others"].identity)
+
+
 def test_names_places_comments_and_order_do_not_enter(tmp_path: Path) -> None:
     path = write_recipe(tmp_path)
     expected = identities(path)

@@ -14,7 +14,7 @@ import pytest
 from chain_fakes import FAKES, Quiet, commit_of, contents, graph, raw_recipe, run, visible, write_recipe
 
 from posttrain.chain import provenance
-from posttrain.chain.graph import build_graph
+from posttrain.chain.graph import Node, build_graph
 from posttrain.chain.runner import read_run, run_chain
 from posttrain.chain.store import Store
 from posttrain.errors import GateFailed, PosttrainError
@@ -125,6 +125,22 @@ def test_a_failed_gate_stops_or_warns_as_the_recipe_says(tmp_path: Path) -> None
     assert len(run(path, failing, "gate.on_fail=warn", screen=screen)) == 8
     assert "sft: the judge says FAIL: 7.0. Going on (gate: on_fail: warn)." in screen.said
     assert len(run(path)) == 8
+
+
+def test_an_invalid_judge_stops_or_warns_like_a_failed_gate(tmp_path: Path) -> None:
+    def judged(verdict: str) -> list[Node]:
+        metrics = {"axes": {}, "primary": "instruct", "verdict": verdict, "why": "empty answer 3 of 40."}
+        return build_graph(recipe, {**FAKES, "judge": replace(FAKES["judge"], run=lambda *_: metrics)}, None, commit_of)
+
+    recipe, _ = graph(path := write_recipe(tmp_path))
+    with pytest.raises(
+        GateFailed, match=r"^base: the judge says JUDGE INVALID: empty answer 3 of 40\. The chain stops"
+    ):
+        run_chain(recipe, judged("JUDGE INVALID"), Store(tmp_path / "runs/store"), Quiet())
+    assert len(run_chain(recipe, judged("INCONCLUSIVE"), Store(tmp_path / "other/store"), Quiet())) == 8  # control
+    screen, (warned, _) = Quiet(), graph(path, "gate.on_fail=warn")
+    assert len(run_chain(warned, judged("JUDGE INVALID"), Store(tmp_path / "runs/store"), screen)) == 8
+    assert "rows: the judge says JUDGE INVALID: empty answer 3 of 40. Going on (gate: on_fail: warn)." in screen.said
 
 
 def test_metrics_that_are_no_numbers_end_a_step_plainly(tmp_path: Path) -> None:

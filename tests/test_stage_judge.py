@@ -1,56 +1,189 @@
-"""The judge stage: verdicts on files, paired with the step before; unscored is not zero."""
+"""The judge stage: verdicts on files, paired with the step before; canaries among them; unscored is not zero."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sabotaged_judges import SABOTAGED
 from stage_context import PROMPTS, RUBRIC, context, given, run
 
+from eval.canaries import Fit
+from eval.story_rules import rule_judge
+from eval.verdict import Judge
 from posttrain.chain.stage import Input
-from posttrain.rows import read_rows, write_rows
+from posttrain.errors import PosttrainError
+from posttrain.rows import Row, read_rows, write_rows
+from posttrain.stages.judge import JudgeConfig, check, judge_with
+
+CONFIG = JudgeConfig(kind="judge", judged="s", rubric=RUBRIC, prompts=PROMPTS)
 
 
-def judged(tmp_path: Path, texts: dict[str, str | None], **inputs: Input) -> dict[str, Any]:
-    folder = tmp_path / "samples"
-    folder.mkdir(exist_ok=True)
+def samples(folder: Path, texts: Mapping[str, str | None]) -> Input:
+    folder.mkdir(parents=True, exist_ok=True)
     made = [
         {"id": key, "sample": 0, "prompt": "p", "text": text, "stopped": True, "tokens": 1}
         for key, text in texts.items()
     ]
     write_rows(folder / "completions.jsonl", made)
-    ctx = context(tmp_path, judged=given(folder), **inputs)
-    return run("judge", ctx, judged="s", rubric=RUBRIC, prompts=PROMPTS)
+    return given(folder)
+
+
+def instruction(key: str, prompt: Row) -> Row:
+    messages = [{"role": "user", "content": prompt["prompt"]}, {"role": "assistant", "content": prompt["reference"]}]
+    return {**prompt, "id": key, "messages": messages}
+
+
+def rows(folder: Path, made: Sequence[Row]) -> Input:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_rows(folder / "train.jsonl", made)
+    return given(folder)
+
+
+def judged(
+    folder: Path, texts: Mapping[str, str | None], fit: Fit = rule_judge, config: JudgeConfig = CONFIG, **inputs: Input
+) -> dict[str, Any]:
+    ctx = context(folder, judged=samples(folder / "samples", texts), **inputs)
+    return judge_with(fit, config, ctx)
+
+
+def references(count: int = 20) -> dict[str, str | None]:
+    return {prompt["id"]: prompt["reference"] for prompt in read_rows(PROMPTS)[:count]}
+
+
+def others(count: int = 20) -> dict[str, str | None]:
+    """Each prompt's answer is the next one's."""
+    texts = list(references(count).values())
+    return dict(zip(references(count), [*texts[1:], *texts[:1]], strict=True))
 
 
 def test_the_judge_prefers_the_reference_and_pairs_with_the_step_before(tmp_path: Path) -> None:
-    prompts = read_rows(PROMPTS)[:20]
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    other = judged(
-        tmp_path / "a", {p["id"]: q["reference"] for p, q in zip(prompts, prompts[1:] + prompts[:1], strict=True)}
-    )
+    other = judged(tmp_path / "a", others())
     assert other["verdict"] == "BASELINE"
-    before = {"previous": given(tmp_path / "a" / "out")}
-    better = judged(tmp_path / "b", {p["id"]: p["reference"] for p in prompts}, **before)
+    better = judged(tmp_path / "b", references(), previous=given(tmp_path / "a" / "out", **other))
     assert better["verdict"] == "PASS" and better["changes"]["instruct"]["low"] > 0
     assert better["words_used"]["share"] > 0.9 > other["words_used"]["share"]
-    (tmp_path / "c").mkdir()
-    back = judged(
-        tmp_path / "c",
-        {p["id"]: q["reference"] for p, q in zip(prompts, prompts[1:] + prompts[:1], strict=True)},
-        previous=given(tmp_path / "b" / "out"),
-    )
+    back = judged(tmp_path / "c", others(), previous=given(tmp_path / "b" / "out", **better))
     assert back["verdict"] == "FAIL"
 
 
+def test_the_stage_as_a_chain_calls_it_judges_by_rules(tmp_path: Path) -> None:
+    ctx = context(tmp_path, judged=samples(tmp_path / "samples", references()))
+    found = run("judge", ctx, judged="s", rubric=RUBRIC, prompts=PROMPTS)
+    assert found == judged(tmp_path / "again", references())
+    assert found["judge"] == "rule (a proxy)"
+
+
 def test_unscored_is_not_zero(tmp_path: Path) -> None:
-    prompts = read_rows(PROMPTS)[:20]
-    texts: dict[str, str | None] = {p["id"]: p["reference"] for p in prompts}
-    full = judged(tmp_path, texts)
-    (tmp_path / "n").mkdir()
-    missing = judged(tmp_path / "n", {**texts, prompts[0]["id"]: None})
+    full = judged(tmp_path / "full", references())
+    missing = judged(tmp_path, {**references(), next(iter(references())): None})
     assert (missing["n_scored"], missing["n_asked"]) == (19, 20)
     assert missing["axes"]["instruct"]["score"] == pytest.approx(full["axes"]["instruct"]["score"], abs=0.3)
     assert missing["verdict"] == "INCONCLUSIVE"
-    verdicts = read_rows(tmp_path / "n" / "out" / "verdicts.jsonl")
+    verdicts = read_rows(tmp_path / "out" / "verdicts.jsonl")
     assert verdicts[0]["axes"]["instruct"]["score"] is None
+
+
+@pytest.mark.parametrize("name", SABOTAGED)
+def test_a_sabotaged_judge_is_reported_invalid_whatever_its_figures(name: str, tmp_path: Path) -> None:
+    found = judged(tmp_path, references(), SABOTAGED[name])
+    assert found["verdict"] == "JUDGE INVALID" and found["summary"].startswith("JUDGE INVALID: ")
+    failed = [check for check in found["canaries"] if not check["ok"]]
+    assert failed and all(f"{c['name']} {c['passed']} of {c['asked']}" in found["why"] for c in failed)
+
+
+def test_an_invalid_judge_of_the_step_before_proves_no_change(tmp_path: Path) -> None:
+    before = judged(tmp_path / "a", others(), SABOTAGED["constant"])
+    after = judged(tmp_path / "b", references(), previous=given(tmp_path / "a" / "out", **before))
+    assert after["verdict"] == "JUDGE INVALID" and "(the step before)" in after["why"]
+    assert all(check["ok"] for check in after["canaries"])  # its own judge is sound
+    fair = judged(tmp_path / "c", others())
+    again = judged(tmp_path / "d", references(), previous=given(tmp_path / "c" / "out", **fair))
+    assert again["verdict"] == "PASS"  # negative control
+
+
+def test_canaries_leave_the_verdicts_alone_and_lie_beside_them(tmp_path: Path) -> None:
+    found = judged(tmp_path, others())
+    verdicts = read_rows(tmp_path / "out" / "verdicts.jsonl")
+    prompts = {row["id"]: row for row in read_rows(PROMPTS)}
+    asked = [{"id": key, "text": text, "stopped": True} for key, text in others().items()]
+    alone = rule_judge(prompts, asked)(asked)
+    assert [row["id"] for row in verdicts] == [row["id"] for row in asked]
+    assert [row["axes"] for row in verdicts] == [
+        {axis: verdict._asdict() for axis, verdict in row.items()} for row in alone
+    ]
+    canaries = read_rows(tmp_path / "out" / "canaries.jsonl")
+    assert {tuple(row) for row in canaries} == {("kind", "id", "text", "axes")}
+    assert {row["text"] for row in canaries if row["kind"] == "gold"} <= {row["reference"] for row in prompts.values()}
+    assert sum(check["asked"] for check in found["canaries"]) * 7 == len(canaries) * 6
+    assert [list(check) for check in found["canaries"]] == [["name", "asked", "passed", "needed", "ok"]] * 6
+
+
+def seen(folder: Path, config: JudgeConfig, **inputs: Input) -> tuple[list[Row], list[str]]:
+    """The rows that a judge step hands over, and the training answers."""
+    handed: list[Row] = []
+    trained: list[str] = []
+
+    def fit(prompts: Mapping[str, Any], completions: Sequence[Any], training: Sequence[str]) -> Judge:
+        trained.extend(training)
+        judge = rule_judge(prompts, completions, training)
+
+        def watched(part: Sequence[Mapping[str, Any]]) -> Any:
+            handed.extend(dict(row) for row in part)
+            return judge(part)
+
+        return watched
+
+    judge_with(fit, config, context(folder, **inputs))
+    return handed, trained
+
+
+def test_rows_of_a_data_step_are_judged_among_canaries_too(tmp_path: Path) -> None:
+    made = [instruction(f"{number:06d}", prompt) for number, prompt in enumerate(read_rows(PROMPTS)[:60])]
+    given_rows = rows(tmp_path / "rows", made)
+    handed, _ = seen(tmp_path / "a", CONFIG, judged=given_rows)
+    assert {(tuple(row), len(row["id"])) for row in handed} == {(("id", "text", "stopped"), 5)}
+    assert len(handed) == 60 + 280
+    found = judge_with(rule_judge, CONFIG, context(tmp_path / "b", judged=given_rows))
+    assert found["verdict"] == "PASS" and found["n_asked"] == 60
+    bad = judge_with(SABOTAGED["longer is better"], CONFIG, context(tmp_path / "c", judged=given_rows))
+    assert bad["verdict"] == "JUDGE INVALID"
+
+
+def test_prompts_without_references_are_helped_out_by_the_built_in_stories(tmp_path: Path) -> None:
+    bare = [{"id": row["id"], "prompt": row["prompt"], "words": row["words"]} for row in read_rows(PROMPTS)]
+    write_rows(tmp_path / "p.jsonl", bare)
+    config = CONFIG.model_copy(update={"prompts": tmp_path / "p.jsonl"})
+    found = judged(tmp_path / "a", references(), config=config)
+    assert all(check["ok"] for check in found["canaries"]) and found["verdict"] == "BASELINE"
+    built_in = {row["reference"] for row in read_rows(CONFIG.canaries)}
+    canaries = read_rows(tmp_path / "a" / "out" / "canaries.jsonl")
+    assert {row["text"] for row in canaries if row["kind"] == "gold"} <= built_in
+    assert judged(tmp_path / "b", references(), SABOTAGED["parrot"], config)["verdict"] == "JUDGE INVALID"
+    with pytest.raises(PosttrainError, match=r"p\.jsonl: fewer than 40 rows with 'words' and a 'reference'"):
+        check(config.model_copy(update={"canaries": tmp_path / "p.jsonl"}), "r.yaml: judge")
+
+
+def test_copies_of_the_training_rows_are_known_to_the_judge(tmp_path: Path) -> None:
+    prompts = read_rows(PROMPTS)[:40]
+    training = rows(tmp_path / "rows", [instruction(f"{n:06d}", prompt) for n, prompt in enumerate(prompts[:20])])
+    answers = samples(tmp_path / "samples", references(40))
+    _, trained = seen(tmp_path / "s", CONFIG, judged=answers, training=training)
+    assert trained == [prompt["reference"] for prompt in prompts[:20]]
+    assert seen(tmp_path / "n", CONFIG, judged=answers)[1] == []
+    judge_with(rule_judge, CONFIG, context(tmp_path / "b", judged=answers, training=training))
+    scores = [row["axes"]["creativity"]["score"] for row in read_rows(tmp_path / "b" / "out" / "verdicts.jsonl")]
+    assert max(scores[:20]) < min(scores[20:])
+
+
+def test_progress_is_told_while_it_judges(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        judge_with(rule_judge, CONFIG, context(tmp_path, 100, judged=samples(tmp_path / "samples", references())))
+    judge_with(rule_judge, CONFIG, context(tmp_path, 301, judged=samples(tmp_path / "samples", references())))
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
+    judged(tmp_path / "a", references())
+    judged(tmp_path / "b", references())
+    for name in ("verdicts.jsonl", "canaries.jsonl"):
+        assert (tmp_path / "a/out" / name).read_bytes() == (tmp_path / "b/out" / name).read_bytes()

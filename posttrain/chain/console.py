@@ -20,13 +20,19 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from posttrain.chain.runner import Done
+from posttrain.chain.runner import STOPPING, Done
 from posttrain.chain.stage import Progress, Tick
 
 LOG_EVERY_S = 10.0
 LOG_WIDTH = 130
 AT_ONCE_S = 0.5
-STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "BASELINE": "cyan"}
+STYLES = {
+    "PASS": "green",
+    "FAIL": "bold red",
+    "INCONCLUSIVE": "yellow",
+    "BASELINE": "cyan",
+    "JUDGE INVALID": "bold red",
+}
 
 
 def screen_console(to_stderr: bool = False) -> Console:
@@ -103,7 +109,7 @@ class RichScreen:
 
     def done(self, done: Done) -> None:
         metrics = done.artifact.record["metrics"]
-        mark, style = ("✗", "red") if metrics.get("verdict") == "FAIL" else ("✓", "green")
+        mark, style = ("✗", "red") if metrics.get("verdict") in STOPPING else ("✓", "green")
         line = Text(f"{mark} ", style=style)
         name = done.node.name + (" (cached)" if done.cached else "")
         line.append(f"{name:<26}")

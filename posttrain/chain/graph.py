@@ -130,7 +130,21 @@ def _close(node: Node, judge: JudgeSettings, where: str, table: Mapping[str, Sta
     judged = add("samples", {"model": node.name}) if node.stage.makes == "model" else node.name
     previous = node.inputs.get("model")
     before: dict[str, str | Input] = {"previous": f"{previous}.judge"} if isinstance(previous, str) else {}
-    add("judge", {"judged": judged, **before})
+    add("judge", {"judged": judged, **before, **_training(node, nodes)})
+
+
+def _training(node: Node, nodes: Mapping[str, Node]) -> dict[str, str | Input]:
+    """The rows that a judged model was trained on last: of all steps that feed it, the nearest one that makes rows.
+
+    Of two equally near ones it is the one named in the earlier input field. Rows themselves have none.
+    """
+    feeding = [] if node.stage.makes == "rows" else [node.name]
+    for name in feeding:  # grows on the way, nearest first
+        if nodes[name].stage.makes == "rows":
+            return {"training": name}
+        named = [value for value in nodes[name].inputs.values() if isinstance(value, str)]
+        feeding += [value for value in dict.fromkeys(named) if value not in feeding]
+    return {}
 
 
 def _node(

@@ -27,6 +27,10 @@ class JudgeSettings(Config):
     judge: Literal["rule"] = "rule"
     rubric: InputPath = Path("eval/rubrics/story.md")
     prompts: InputPath
+    canaries: InputPath = Field(
+        Path("eval/prompts/canaries.jsonl"),
+        description="prompts that test the judge where `prompts` has few references",
+    )
     limit: int | None = Field(None, ge=2, description="use only the first prompts of the file")
     samples: int = Field(2, ge=1, description="completions a prompt")
     max_new_tokens: int = Field(256, ge=1)
@@ -129,6 +133,7 @@ def parse_recipe(raw: dict[str, Any], where: str, table: Mapping[str, Stage]) ->
     if raw.get("judge") is not None:
         judge = _checked(JudgeSettings, raw["judge"], f"{where}: judge")
         _check_prompts(judge.prompts)
+        _check_prompts(judge.canaries)
     gate = _checked(Gate, raw.get("gate") or {}, f"{where}: gate")
     shared = {} if raw.get("seed") is None else {"seed": raw["seed"]}
     parsed = {step: _step(step, value, where, table, shared, judge) for step, value in steps.items()}

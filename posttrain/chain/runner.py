@@ -18,6 +18,8 @@ from posttrain.chain.store import WORK, Artifact, Store, plain_disk_errors
 from posttrain.errors import GateFailed, PosttrainError
 from posttrain.rows import write_text
 
+STOPPING = ("FAIL", "JUDGE INVALID")  # verdicts after which a chain does not go on by itself
+
 
 @dataclass(frozen=True)
 class Done:
@@ -157,9 +159,9 @@ def run_folder(name: str, store: Store) -> Path:
 
 def _gate(gate: Gate, done: Done, screen: Screen) -> None:
     metrics = done.artifact.record["metrics"]
-    if metrics.get("verdict") != "FAIL":
+    if metrics.get("verdict") not in STOPPING:
         return
-    text = f"{done.node.step}: the judge says FAIL: {metrics['why']}."
+    text = f"{done.node.step}: the judge says {metrics['verdict']}: {metrics['why'].removesuffix('.')}."
     if gate.on_fail == "stop":
         raise GateFailed(text + " The chain stops here; 'gate: {on_fail: warn}' lets it go on.")
     screen.say(text + " Going on (gate: on_fail: warn).")

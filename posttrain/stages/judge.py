@@ -1,14 +1,19 @@
-"""judge: verdicts on a step's completions or rows, an interval for each axis, and the gate's word."""
+"""judge: blind verdicts on a step's completions or rows and on canaries, and what the gate makes of them."""
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from posttrain.chain.stage import InputPath, Metrics, Stage, StageContext, StepConfig
 from posttrain.errors import PosttrainError
 from posttrain.rows import Row, read_rows, write_rows
+from posttrain.stages.judging import Before, judge_metrics, scores_of, words_used
+
+if TYPE_CHECKING:
+    from eval.canaries import Fit
+    from eval.verdict import Verdict
 
 ROWS_JUDGED = 200
-Scores = dict[str, dict[str, list[float]]]  # axis -> prompt id -> scores
 
 
 class JudgeConfig(StepConfig):
@@ -17,17 +22,20 @@ class JudgeConfig(StepConfig):
     kind: Literal["judge"]
     judged: str | None
     previous: str | None = None
+    training: str | None = None
     judge: Literal["rule"] = "rule"
     rubric: InputPath
     prompts: InputPath
+    canaries: InputPath = Path("eval/prompts/canaries.jsonl")
     axis: str = "instruct"
     minimum: float = 7.0
 
 
 def check(config: JudgeConfig, where: str) -> None:
-    """Refuse a rubric that cannot be read, or that lacks the primary axis, before any compute."""
+    """Refuse a rubric that cannot be read or lacks the primary axis, and too few canaries, before any compute."""
     from eval.story_rules import AXES
 
+    _chosen(config)
     rubric = _rubric(config)
     unknown = [axis for axis in rubric.axes if axis not in AXES]
     if unknown:
@@ -54,26 +62,72 @@ def _rubric(config: JudgeConfig) -> Any:
 
 
 def run(config: JudgeConfig, ctx: StageContext) -> Metrics:
-    """verdicts.jsonl: id, sample, axes {axis: {score, reason}}; unscored is null, never zero."""
-    from eval.story_rules import judge_batch
+    """verdicts.jsonl: id, sample, axes {axis: {score, reason}}; unscored is null, never zero.
 
-    rubric = _rubric(config)
+    canaries.jsonl beside it: kind, id of the prompt, text, axes.
+    """
+    from eval.story_rules import rule_judge
+
+    return judge_with(rule_judge, config, ctx)
+
+
+def judge_with(fit: "Fit", config: JudgeConfig, ctx: StageContext) -> Metrics:
+    """Judge completions and canaries blind, by the judge that `fit` makes, and write both."""
+    from eval.canaries import checks, judge_blind, make
+
+    rubric, chosen = _rubric(config), _chosen(config)
     prompts, completions = _judged(config, ctx)
-    verdicts = judge_batch(prompts, completions)
+    canaries = make(chosen, config.seed)
+    with ctx.progress(len(completions) + len(canaries), "verdicts") as tick:
+        found = judge_blind(fit, prompts, completions, _training(ctx), chosen, canaries, seed=config.seed, report=tick)
     rows = [
-        {
-            "id": completion["id"],
-            "sample": completion["sample"],
-            "axes": {axis: found[axis]._asdict() for axis in rubric.axes},
-        }
-        for completion, found in zip(completions, verdicts, strict=True)
+        {"id": row["id"], "sample": row["sample"], "axes": _told(verdicts, rubric.axes)}
+        for row, verdicts in zip(completions, found.completions, strict=True)
     ]
     write_rows(ctx.out / "verdicts.jsonl", rows)
-    before = None
-    if "previous" in ctx.inputs:
-        before = _scores(read_rows(ctx.inputs["previous"].path / "verdicts.jsonl"))
-    metrics = _metrics(config, rows, before, are_rows=_kind(ctx) == "rows")
-    return {**metrics, "words_used": _used(prompts, completions)}
+    bred = zip(canaries, found.canaries, strict=True)
+    write_rows(ctx.out / "canaries.jsonl", ({**canary._asdict(), "axes": _told(axes, axes)} for canary, axes in bred))
+    minimum = config.minimum if _kind(ctx) == "rows" else None
+    metrics = judge_metrics(rows, config.axis, _before(ctx), minimum, checks(canaries, found.canaries))
+    name = f"{config.judge} (a proxy)" if config.judge == "rule" else config.judge
+    return {**metrics, "judge": name, "words_used": words_used(prompts, completions)}
+
+
+def _told(verdicts: "Mapping[str, Verdict]", axes: Iterable[str]) -> Row:
+    return {axis: verdicts[axis]._asdict() for axis in axes}
+
+
+def _chosen(config: JudgeConfig) -> "Sequence[Mapping[str, Any]]":
+    """Prompts for the canaries: the recipe's own, or the built-in ones where too few of these have a reference."""
+    from eval.canaries import FEWEST_SENTENCES, PROMPTS, choose
+
+    for path in (config.prompts, config.canaries):
+        if chosen := choose(read_rows(path), config.seed):
+            return chosen
+    raise PosttrainError(
+        f"{config.canaries}: fewer than {PROMPTS} rows with 'words' and a 'reference' of {FEWEST_SENTENCES} sentences "
+        f"and more, and {config.prompts} has no more; the judge is tested with them. Add rows to one of the two."
+    )
+
+
+def _training(ctx: StageContext) -> list[str]:
+    """The answers of the rows that the judged model was trained on."""
+    if "training" not in ctx.inputs:
+        return []
+    return [row["messages"][-1]["content"] for row in read_rows(ctx.inputs["training"].path / "train.jsonl")]
+
+
+def _before(ctx: StageContext) -> Before | None:
+    from eval.canaries import Check
+
+    if "previous" not in ctx.inputs:
+        return None
+    previous = ctx.inputs["previous"]
+    canaries = [
+        Check(f"{check['name']} (the step before)", check["asked"], check["passed"], check["needed"])
+        for check in previous.metrics["canaries"]
+    ]
+    return Before(scores_of(read_rows(previous.path / "verdicts.jsonl")), canaries)
 
 
 def _kind(ctx: StageContext) -> str:
@@ -92,96 +146,17 @@ def _judged(config: JudgeConfig, ctx: StageContext) -> tuple[dict[str, Row], lis
     return {row["id"]: {**row, "prompt": row["messages"][0]["content"]} for row in rows}, completions
 
 
-def _scores(rows: list[Row]) -> Scores:
-    found: Scores = {}
-    for row in rows:
-        for axis, verdict in row["axes"].items():
-            if verdict["score"] is not None:
-                found.setdefault(axis, {}).setdefault(row["id"], []).append(verdict["score"])
-    return found
-
-
-def _flat(by_prompt: Mapping[str, list[float]]) -> tuple[list[float], list[str]]:
-    pairs = [(score, key) for key, scores in by_prompt.items() for score in scores]
-    return [score for score, _ in pairs], [key for _, key in pairs]
-
-
-def _interval(by_prompt: Mapping[str, list[float]] | None) -> Any:
-    from eval.statistics import cluster_bootstrap
-
-    return cluster_bootstrap(*_flat(by_prompt)) if by_prompt else None
-
-
-def _difference(scores: Scores, before: Scores | None, axis: str) -> Any:
-    """Paired by prompt; None where one of the two has no score on the axis."""
-    from eval.statistics import paired_difference
-
-    if before is None or axis not in scores or axis not in before:
-        return None
-    return paired_difference(*_flat(scores[axis]), *_flat(before[axis]))
-
-
-def _axis(interval: Any) -> dict[str, float | None]:
-    if interval is None:
-        return {"score": None, "low": None, "high": None}
-    return {"score": round(interval.mean, 4), "low": round(interval.low, 4), "high": round(interval.high, 4)}
-
-
-def _metrics(config: JudgeConfig, rows: list[Row], before: Scores | None, are_rows: bool) -> Metrics:
-    from eval.gate import gate
-    from eval.verdict import Tally
-
-    scores = _scores(rows)
-    intervals = {axis: _interval(scores.get(axis)) for axis in rows[0]["axes"]}
-    primary = config.axis
-    n_scored = sum(row["axes"][primary]["score"] is not None for row in rows)
-    mean = intervals[primary].mean if intervals[primary] else None
-    ruling = gate(
-        primary,
-        tally=Tally(len(rows), n_scored, mean),
-        difference=_difference(scores, before, primary),
-        absolute=intervals[primary],
-        minimum=config.minimum if are_rows else None,
-    )
-    changes = {axis: change for axis in intervals if (change := _difference(scores, before, axis)) is not None}
-    was = _interval(before.get(primary)) if before else None
-    return {
-        "summary": f"{ruling.outcome}: {ruling.reason}",
-        "judge": f"{config.judge} (a proxy)" if config.judge == "rule" else config.judge,
-        "primary": primary,
-        "axes": {axis: _axis(interval) for axis, interval in intervals.items()},
-        "changes": {axis: _axis(change) for axis, change in changes.items()},
-        "n_scored": n_scored,
-        "n_asked": len(rows),
-        "verdict": ruling.outcome,
-        "why": ruling.reason,
-        "before": was.mean if was else None,
-    }
-
-
-def _used(prompts: Mapping[str, Row], completions: list[Row]) -> dict[str, Any] | None:
-    """Share of required words that the completions use, with its interval; None when no prompt requires any."""
-    from eval.statistics import cluster_bootstrap
-    from eval.words import share_used
-
-    pairs = [
-        (share_used(row["text"], words), row["id"])
-        for row in completions
-        if row["text"] is not None and (words := prompts.get(row["id"], {}).get("words"))
-    ]
-    if not pairs:
-        return None
-    used = cluster_bootstrap([share for share, _ in pairs], [key for _, key in pairs])
-    return {"share": round(used.mean, 4), "low": round(used.low, 4), "high": round(used.high, 4)}
-
-
 JUDGE = Stage(
     kind="judge",
-    version=1,
+    version=2,
     config=JudgeConfig,
     makes="verdicts",
-    inputs={"judged": frozenset({"samples", "rows"}), "previous": frozenset({"verdicts"})},
+    inputs={
+        "judged": frozenset({"samples", "rows"}),
+        "previous": frozenset({"verdicts"}),
+        "training": frozenset({"rows"}),
+    },
     run=run,
-    sources=("posttrain/stages/judge.py", "eval"),
+    sources=("posttrain/stages/judge.py", "posttrain/stages/judging.py", "eval"),
     check=check,
 )
