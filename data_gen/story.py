@@ -174,7 +174,7 @@ def tell(seed: int, index: int, *, words: Sequence[str] = (), features: Sequence
 
 
 def fits(text: str, words: tuple[str, str, str]) -> bool:
-    """Whether a story has the length of a story, its thing is named often enough and not too often, its adjective once."""
+    """Whether the length is a story's, the thing is named often enough and not too often, and the adjective is used."""
     long_enough = SHORTEST <= len(text.split()) <= LONGEST
     return long_enough and 2 <= text.count(f" {words[0]}") <= 6 and f" {words[2]}" in text
 

@@ -14,6 +14,9 @@ import yaml
 
 FEATURES = ("dialogue", "moral value", "plot twist", "bad ending", "foreshadowing", "conflict")
 WORLD = Path(__file__).parent / "world"
+SLOTS = frozenset(
+    "hero he him his kind trait pal pal_he pal_him pal_his animal grownup place at spot noun adj verb verbed".split()
+)
 
 
 class Line(NamedTuple):
@@ -106,11 +109,29 @@ def branch_features(beats: Sequence[Beat]) -> frozenset[str]:
     return frozenset(found)
 
 
-def compile_plot(raw: Mapping[str, Any], shared: Mapping[str, Any]) -> Plot:
-    """One entry of a plots file."""
+def check_slots(plot: str, lines: Sequence[Line], known: frozenset[str]) -> None:
+    """Refuse a slot that no story fills; `a_` before a slot and a capital first letter are forms of it."""
+    for line in lines:
+        for slot in sorted(line.slots):
+            name = slot[0].lower() + slot[1:]
+            if name.removeprefix("a_") not in known:
+                raise ValueError(f"plot {plot!r}: unknown slot ${slot}; there is ${', $'.join(sorted(known))}.")
+
+
+def lines_of(beats: Sequence[Beat]) -> list[Line]:
+    """Every line of these beats, whichever branch it stands in."""
+    lines: list[Line] = []
+    for beat in beats:
+        lines += beat.lines if isinstance(beat, Choice) else lines_of((*beat.shown, *beat.hidden))
+    return lines
+
+
+def compile_plot(raw: Mapping[str, Any], shared: Mapping[str, Any], known: frozenset[str]) -> Plot:
+    """One entry of a plots file; `known` are the slots that its lines may use."""
     paragraphs = tuple(compile_beats(paragraph, shared) for paragraph in raw["paragraphs"])
     optional = frozenset().union(*(branch_features(beats) for beats in paragraphs))
     summary = compile_line(raw["summary"])
+    check_slots(raw["plot"], [summary, *(line for beats in paragraphs for line in lines_of(beats))], known)
     return Plot(raw["plot"], frozenset(raw.get("always", [])), optional, summary, paragraphs)
 
 
@@ -142,6 +163,7 @@ def load_world() -> World:
     nouns, adjectives = read_yaml("nouns.yaml"), read_yaml("adjectives.yaml")
     names, beings, phrases = read_yaml("names.yaml"), read_yaml("animals.yaml"), read_yaml("phrases.yaml")
     verbs = {base: past for group in read_yaml("verbs.yaml").values() for base, past in group.items()}
+    known = SLOTS | set(phrases["fillers"])
     plots = [raw for path in sorted(WORLD.glob("plots*.yaml")) for raw in read_yaml(path.name)]
     return World(
         girls=tuple(names["girls"]),
@@ -155,5 +177,5 @@ def load_world() -> World:
         traits=flatten(read_yaml("traits.yaml")),
         places=tuple(Place(p["place"], p["at"], tuple(p["spots"])) for p in read_yaml("places.yaml")),
         fillers={slot: tuple(values) for slot, values in phrases["fillers"].items()},
-        plots=tuple(compile_plot(raw, phrases["beats"]) for raw in plots),
+        plots=tuple(compile_plot(raw, phrases["beats"], known) for raw in plots),
     )

@@ -8,12 +8,19 @@ from itertools import combinations, pairwise
 import pytest
 
 from data_gen.story import LONGEST, SHORTEST, Story, article, tell
-from data_gen.storyworld import FEATURES, Branch, Choice, Line, fitting_adjectives, load_world
+from data_gen.storyworld import FEATURES, Branch, Choice, Line, check_slots, fitting_adjectives, load_world
 
 WORLD = load_world()
-SAMPLES = [tell(3, index) for index in range(2000)]
+SAMPLES = [tell(3, index) for index in range(10_000)]
 PRONOUNS = {"he": "boy", "him": "boy", "his": "boy", "she": "girl", "her": "girl"}
-CAPITALISED = {"I", "Saturday"}
+SPEECH = re.compile(r'"[^"]*"')
+SENTENCES = re.compile(r"[^.!?]+[.!?]")
+BASES = {base for base, past in WORLD.verbs.items() if base != past}
+PASTS = set(WORLD.verbs.values()) - set(WORLD.verbs)
+PRESENT = r"is|are|am|has|does|goes|says|wants|knows|comes|makes|gets|takes|runs|looks|asks|tells"
+GENERAL = re.compile(r"learned|understood|always|know|than|for nobody|said that|told|sometimes|\bif\b|that \w+ \w+ is")
+INTRODUCES = re.compile(r"friend|named|name was|called|name of the new child was|brother|sister|neighbor|cousin")
+CAPITALISED = {"I", "Saturday", "Sunday"}
 
 
 def all_lines() -> list[Line]:
@@ -69,6 +76,69 @@ def faults(story: Story) -> list[str]:
     if not SHORTEST <= len(text.split()) <= LONGEST or not 2 <= text.count("\n\n") + 1 <= 4:
         found.append("length")
     return found
+
+
+def language_faults(story: Story) -> list[str]:
+    """Tense, agreement and the form after a helper verb, outside of what the characters say."""
+    told = SPEECH.sub("...", story.text)
+    subjects = "|".join(["he", "she", "it", "they", *map(re.escape, story.characters)])
+    found = [f"base: {m[0]}" for m in re.finditer(rf"[.,;!?\n] (?:{subjects}) (\w+)", told) if m[1] in BASES]
+    found += [f"agreement: {m[0]}" for m in re.finditer(r"\b(?:they|we|you|both) was\b|\b(?:he|she|it) are\b", told)]
+    helpers = r"\b(?:did|didn't|could|would|should|must|can|to) (\w+)"
+    found += [f"after helper: {m[0]}" for m in re.finditer(helpers, story.text) if m[1] in PASTS]
+    for sentence in SENTENCES.findall(told):
+        if re.search(rf"\b(?:he|she|they|{'|'.join(story.characters)}) (?:{PRESENT})\b", sentence):
+            found += [] if GENERAL.search(sentence) else [f"tense: {sentence.strip()}"]
+    return found
+
+
+def unintroduced(story: Story) -> list[str]:
+    """People, animals and the thing of the story that are spoken of as known before they are introduced."""
+    found, low = [], story.text.lower()
+    for who in story.characters:
+        if who[0].isupper() and who != story.characters[0]:
+            sentence = next(part for part in SENTENCES.findall(story.text) if re.search(rf"\b{who}\b", part))
+            if not INTRODUCES.search(sentence[: sentence.index(who)]):
+                found.append(f"name: {who}")
+        elif who in WORLD.animals and not re.search(rf"\ban? (?:\w+ ){{0,2}}{who}\b", low):
+            found.append(f"animal: {who}")
+    first = re.search(rf"((?:\w+ ){{1,3}}){story.words[0]}\b", low)
+    if first is None or not set(first[1].split()) & {"a", "an", "his", "her", "its", "their"}:
+        found.append("thing")
+    others = set(words_of(low)) & set(WORLD.nouns) - {story.words[0]}
+    return found + [f"other thing: {noun}" for noun in sorted(others)]
+
+
+def test_ten_thousand_stories_keep_tense_agreement_and_the_forms_of_verbs() -> None:
+    assert [found for found in map(language_faults, SAMPLES) if found] == []
+
+
+def test_nothing_is_spoken_of_before_it_is_introduced() -> None:
+    assert [(found, story.text) for story in SAMPLES if (found := unintroduced(story))] == []
+
+
+@pytest.mark.parametrize(
+    ("sentence", "fault"),
+    [
+        (" HERO dance.", "base"),
+        (" Soon they was glad.", "agreement"),
+        (" It did not want to danced.", "after helper"),
+        (" HERO wants it.", "tense"),
+    ],
+)
+def test_a_mistake_of_language_is_caught(sentence: str, fault: str) -> None:
+    story = SAMPLES[0]
+    broken = replace(story, text=story.text + sentence.replace("HERO", story.characters[0]))
+    assert any(found.startswith(fault) for found in language_faults(broken))
+
+
+def test_an_unknown_thing_or_name_is_caught() -> None:
+    story = next(s for s in SAMPLES if len(s.characters) > 1 and s.characters[1][0].isupper())
+    noun, friend = story.words[0], story.characters[1]
+    early = replace(story, text=f"There was the {noun}. Then {friend} came. " + story.text)
+    assert unintroduced(early) == [f"name: {friend}", "thing"]
+    other = next(word for word in WORLD.nouns if word != noun)
+    assert unintroduced(replace(story, text=story.text + f" A {other}.")) == [f"other thing: {other}"]
 
 
 def test_stories_have_no_fault() -> None:
@@ -130,6 +200,13 @@ def test_every_pair_of_features_can_be_told(wanted: tuple[str, ...]) -> None:
         assert faults(story) == []
 
 
+def test_a_slot_that_no_story_fills_is_refused() -> None:
+    line = Line("{hero} saw {a_dragon}.", frozenset({"hero", "a_dragon"}))
+    with pytest.raises(ValueError, match=r"plot 'cave': unknown slot \$a_dragon"):
+        check_slots("cave", [line], frozenset({"hero"}))
+    check_slots("cave", [line], frozenset({"hero", "dragon"}))
+
+
 def test_unknown_words_and_features_are_refused() -> None:
     with pytest.raises(ValueError, match="not in data_gen/world"):
         tell(0, 0, words=["xylograph"])
@@ -142,6 +219,13 @@ def test_unknown_words_and_features_are_refused() -> None:
 def test_stories_are_rarely_alike() -> None:
     assert len({story.text for story in SAMPLES}) == len(SAMPLES)
     assert Counter(story.words for story in SAMPLES).most_common(1)[0][1] <= 2
+
+
+def test_more_than_a_billion_stories_can_be_told() -> None:
+    adjectives = min(len(fitting) for fitting in WORLD.fitting.values())
+    heroes = min(len(WORLD.girls), len(WORLD.boys))
+    assert len(WORLD.nouns) * len(WORLD.verbs) * adjectives * heroes * len(WORLD.plots) > 10**9
+    assert len({s.text for s in SAMPLES} | {tell(4, index).text for index in range(10_000)}) == 20_000
 
 
 def test_the_world_is_large_enough_and_its_classes_are_disjoint() -> None:
