@@ -23,7 +23,7 @@ CHANCE = {
 }
 OF_A_PERSON = 0.3  # share of stories whose adjective says how the hero is; the others say how the thing is
 ROLES = ("hero", "pal", "animal", "grownup")
-AN_EXCEPTIONS = ("uni", "use", "uku")
+SPOKEN_WITH_A_CONSONANT, SPOKEN_WITH_A_VOWEL = ("uni", "use", "uku"), ("honest", "hour")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class Cast(dict[str, str]):
 
 def article(word: str) -> str:
     """`a` or `an`, by the sound of the word that follows."""
-    return "an" if word[0] in "aeiou" and not word.startswith(AN_EXCEPTIONS) else "a"
+    vowel = word[0] in "aeiou" and not word.startswith(SPOKEN_WITH_A_CONSONANT)
+    return "an" if vowel or word.startswith(SPOKEN_WITH_A_VOWEL) else "a"
 
 
 def stable_random(*key: object) -> random.Random:

@@ -7,7 +7,7 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from data_gen.story import LONGEST, SHORTEST, Story, article, tell
+from data_gen.story import LONGEST, SHORTEST, Story, tell
 from data_gen.storyworld import FEATURES, Branch, Choice, Line, check_slots, fitting_adjectives, load_world
 
 WORLD = load_world()
@@ -41,12 +41,17 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"[A-Za-z]+", text)
 
 
+def sounds_like_a_vowel(word: str) -> bool:
+    """By the word's sound, written out apart from the code under test."""
+    return bool(re.match(r"honest|hour|heir|[aeio]|u(?!ni[a-z]|se|ku)|uni[mn]", word)) and not re.match(r"one|eu", word)
+
+
 def faults(story: Story) -> list[str]:
     """What is wrong with a story, by rules that a reader would agree with."""
     found, text = [], story.text
     words, lower = words_of(text), words_of(text.lower())
     for first, second in pairwise(lower):
-        if first in {"a", "an"} and first != article(second) and second != "hour":
+        if first in {"a", "an"} and (first == "an") != sounds_like_a_vowel(second):
             found.append(f"article: {first} {second}")
     found += [
         f"doubled: {match}" for match in re.findall(r"\b(\w+) \1\b", text.lower()) if match not in {"had", "that"}
