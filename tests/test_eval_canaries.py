@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sabotaged_judges import SABOTAGED
 
+from data_gen import canary_prompts
 from data_gen.backtranslate import backtranslate_rows
 from eval import canaries
 from eval.canaries import GOLD, PROMPTS, TWIN, Blind, Canary, Check, checks, choose, grade, judge_blind, make, shuffled
@@ -189,7 +190,7 @@ def test_shuffling_moves_sentences_and_keeps_everything_else() -> None:
         mixed = shuffled(text, random.Random(seed))
         assert mixed != text and len(mixed) == len(text) and mixed.count("\n\n") == 1
         assert sorted(mixed.split()) == sorted(text.split())
-        assert '"Stop!" said Mia.' in mixed
+        assert '"Stop!" said Mia.' in mixed and "Mr. Bell came." in mixed
 
 
 def canary_verdicts(**scores: float | None) -> tuple[list[Canary], list[dict[str, Verdict]]]:
@@ -221,12 +222,16 @@ def test_the_share_needed_is_counted_in_prompts() -> None:
     verdicts = [{"plot": Verdict(9.0, "")} for _ in made]
     needed = {check.name: check.needed for check in checks(made, verdicts)}
     assert needed.pop("the same answer twice") == PROMPTS
-    assert set(needed.values()) == {32} and len(needed) == 5
+    assert set(needed.values()) == {30} and len(needed) == 5
 
 
 def test_a_grade_is_the_mean_of_the_scored_axes() -> None:
     assert grade({"a": Verdict(4.0, ""), "b": Verdict(8.0, ""), "c": unscored("x")}) == 6.0
     assert grade({"a": unscored("x")}) is None
+
+
+def test_the_built_in_prompts_are_those_of_the_hand_written_stories() -> None:
+    assert read(ROOT / "eval" / "prompts" / "canaries.jsonl") == canary_prompts.prompt_rows()
 
 
 def test_the_built_in_stories_carry_canaries_that_the_rule_judge_passes() -> None:
