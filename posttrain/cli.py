@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from posttrain.chain.graph import Node
     from posttrain.chain.recipe import Recipe
     from posttrain.chain.store import Store
+    from posttrain.report.records import Named
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--dry-run", action="store_true", help="show what would run, and stop")
     command("plan", "show what would run")
     command("validate", "check a recipe and its inputs")
-    command("report", "write report.md from the records of the latest run")
+    command("report", "write report.html and report.md from the records of the latest run")
     chat = command("chat", "talk to the model of a step")
     chat.add_argument("--step", metavar="STEP", help="the last step that makes a model, unless given")
     command("ls", "list what the store holds", recipe=False)
@@ -124,9 +125,10 @@ def _store(options: argparse.Namespace) -> Store:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from posttrain.chain import report
     from posttrain.chain.console import RichScreen, screen_console
     from posttrain.chain.runner import read_run, run_chain, run_folder
+    from posttrain.report import records
+    from posttrain.report.markdown import write_markdown
 
     if options.dry_run:
         return _plan(options)
@@ -135,17 +137,17 @@ def _run(options: argparse.Namespace) -> None:
     screen = RichScreen(screen_console(to_stderr=options.json))
     failed: GateFailed | None = None
     try:
-        named = report.named(run_chain(recipe, nodes, store, screen, frozenset(options.rerun)))
+        named = records.named(run_chain(recipe, nodes, store, screen, frozenset(options.rerun)))
     except GateFailed as error:  # what was done up to here is reported all the same
         failed, named = error, read_run(recipe.name, store)
-    report.write_report(folder, recipe.name, named)
+    write_markdown(folder, recipe.name, named)
     if options.json:
-        print(json.dumps(report.report_json(recipe.name, named), indent=1, ensure_ascii=False))
+        print(json.dumps(records.report_json(recipe.name, named), indent=1, ensure_ascii=False))
     else:
-        columns, rows = report.sample_rows(named, 3, report.lineage(named))
+        columns, rows = records.sample_rows(named, 3, records.lineage(named))
         if rows and any(not row["cached"] for row, _ in named):
             screen.side_by_side("Samples on held-out prompts", columns, rows)
-        screen.closing_table(report.steps_of(named))
+        screen.closing_table(records.steps_of(named))
         reached = {row["name"] for row, _ in named}
         models = [node.name for node in nodes if node.stage.makes == "model" and node.name in reached]
         screen.where(models, folder)
@@ -175,16 +177,27 @@ def _validate(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from posttrain.chain import report
     from posttrain.chain.runner import read_run, run_folder
+    from posttrain.report.markdown import write_markdown
+    from posttrain.report.records import report_json
 
     recipe, store = _recipe(options), _store(options)
     nodes = read_run(recipe.name, store)
-    path = report.write_report(run_folder(recipe.name, store), recipe.name, nodes)
     if options.json:
-        print(json.dumps(report.report_json(recipe.name, nodes), indent=1, ensure_ascii=False))
-    else:
-        print(path)
+        print(json.dumps(report_json(recipe.name, nodes), indent=1, ensure_ascii=False))
+        return
+    folder = run_folder(recipe.name, store)
+    write_markdown(folder, recipe.name, nodes)
+    print(_write_page(folder, recipe, nodes))
+
+
+def _write_page(folder: Path, recipe: Recipe, nodes: list[Named]) -> Path:
+    """The required words of a prompt are marked by the judge's own rule of which forms count."""
+    from eval.words import accepted
+    from posttrain.report.page import write_page
+
+    prompts = recipe.judge.prompts if recipe.judge else None
+    return write_page(folder, recipe.name, nodes, prompts, accepted)
 
 
 def _chat(options: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ FLOORS = {
     "posttrain.chain": 1,
     "posttrain.lm": 2,
     "posttrain.engines": 2,
+    "posttrain.report": 2,
     "posttrain.stages": 3,
     "posttrain.hub": 3,
     "posttrain.cli": 4,
@@ -25,7 +26,9 @@ FLOORS = {
 }
 ROOMS = ("data_gen", "eval")
 STDLIB_ONLY = ("posttrain.errors", "posttrain.rows")
-CHAIN_MAY_IMPORT = {"pydantic", "yaml", "rich"}
+CHAIN_MAY_IMPORT = {"pydantic", "yaml", "rich", "pynvml"}
+REPORT_MAY_IMPORT = {"posttrain", "jinja2", "markupsafe", "matplotlib"}
+REPORT_NEVER_READS = {"posttrain.lm", "posttrain.engines"}  # its own floor, but it knows records and no models
 ROOMS_NEVER_IMPORT = {"torch", "transformers", "trl", "peft", "datasets", "huggingface_hub"}
 STDLIB = set(sys.stdlib_module_names)
 
@@ -49,7 +52,11 @@ def imports(tree: ast.AST, module: str, inside: bool = False) -> Iterator[Import
             name = node.module or ""
             if node.level:
                 name = ".".join([*module.split(".")[: -node.level], *filter(None, [node.module])])
-            submodules = name in ("posttrain", "posttrain.chain")  # `from posttrain.chain import report`
+            submodules = name in (
+                "posttrain",
+                "posttrain.chain",
+                "posttrain.report",
+            )  # `from posttrain.chain import plan`
             yield from (
                 Import(module, f"{name}.{alias.name}" if submodules else name, node.lineno, inside)
                 for alias in node.names
@@ -85,6 +92,10 @@ def offence(found: Import) -> str | None:
         return "the standard library only"
     if here == 1 and there is None and top not in STDLIB | CHAIN_MAY_IMPORT:
         return "the chain imports pydantic, yaml and rich only"
+    if found.module.startswith("posttrain.report") and (
+        top not in STDLIB | REPORT_MAY_IMPORT or found.name.startswith(tuple(REPORT_NEVER_READS))
+    ):
+        return "the report knows records, no models"
     if here == 4 and not found.inside and top not in STDLIB and there != 0:
         return "the command line imports inside functions"
     return None
@@ -123,6 +134,10 @@ def test_every_module_has_a_floor() -> None:
         ("posttrain.lm.models", "from posttrain.stages.sft import run"),
         ("posttrain.lm.models", "import data_gen.strip"),
         ("posttrain.engines.x", "from posttrain.hub.fetch import split"),
+        ("posttrain.report.page", "def f():\n    import torch"),
+        ("posttrain.report.page", "from posttrain.lm.chat import ChatFormat"),
+        ("posttrain.report.page", "from posttrain.stages import STAGES"),
+        ("posttrain.report.page", "from eval.words import accepted"),
         ("posttrain.stages.sft", "from posttrain.cli import main"),
         ("posttrain.stages.sft", "import bench.sft"),
         ("posttrain.stages.sft", "import tests.conftest"),
@@ -141,6 +156,7 @@ def test_a_bad_import_is_caught(module: str, code: str) -> None:
     ("module", "code"),
     [
         ("posttrain.lm.models", "from posttrain.chain.paths import find_path"),
+        ("posttrain.report.plots", "from matplotlib.figure import Figure\nfrom posttrain.chain.store import Artifact"),
         ("posttrain.stages.sft", "from data_gen.strip import strip_control\nimport torch"),
         ("posttrain.cli", "def f():\n    from posttrain.stages import STAGES"),
         ("bench.sft", "import torch, posttrain.lm.sft"),

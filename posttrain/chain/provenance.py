@@ -54,8 +54,8 @@ def peak_memory_mb() -> float:
     return round(peak / (1e6 if platform.system() == "Darwin" else 1e3), 1)
 
 
-def record(sources: tuple[str, ...], seconds: float) -> dict[str, object]:
-    """Provenance of one finished step."""
+def record(sources: tuple[str, ...], seconds: float, joules: dict[str, float] | None) -> dict[str, object]:
+    """Provenance of one finished step; `joules` by counter, None where no counter can be read."""
     return {
         "posttrain": __version__,
         "commit": _commit(),
@@ -65,4 +65,5 @@ def record(sources: tuple[str, ...], seconds: float) -> dict[str, object]:
         "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
         "seconds": round(seconds, 2),
         "peak_memory_mb": peak_memory_mb(),
+        "joules": joules,
     }

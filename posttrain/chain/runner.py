@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from posttrain.chain import provenance
+from posttrain.chain.energy import metered
 from posttrain.chain.graph import Node
 from posttrain.chain.identity import stable
 from posttrain.chain.recipe import Gate, Recipe, check_steps
@@ -77,7 +78,8 @@ def _make(node: Node, finished: Mapping[str, Done], store: Store, screen: Screen
     context = StageContext(inputs, partial, partial / WORK, screen.progress(node.name), screen.say)
     started = time.perf_counter()
     try:
-        metrics = node.stage.run(node.config, context)
+        with metered() as meter:
+            metrics = node.stage.run(node.config, context)
     except KeyboardInterrupt:
         kept = any((partial / WORK).rglob("*"))
         state = "its work so far is kept" if kept else "nothing of it was kept yet"
@@ -96,7 +98,7 @@ def _make(node: Node, finished: Mapping[str, Done], store: Store, screen: Screen
             field: {"identity": value.identity, "reference": value.reference} for field, value in inputs.items()
         },
         "metrics": _plain(metrics, node.name),
-        "provenance": provenance.record(node.stage.sources, time.perf_counter() - started),
+        "provenance": provenance.record(node.stage.sources, time.perf_counter() - started, meter.joules()),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return store.complete(partial, record)

@@ -1,0 +1,88 @@
+"""The report as Markdown: readable in any editor, made without any further package."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from posttrain.report.records import INVALID, Named, judge_name, sample_rows, score_text, steps_of
+from posttrain.rows import write_text
+
+
+def report_markdown(recipe: str, nodes: Sequence[Named]) -> str:
+    """The chain, the judge's axes, samples, and what every step recorded."""
+    steps = steps_of(nodes)
+    parts = [f"# {recipe}", "", *_chain_table(steps), ""]
+    judges = ", ".join(dict.fromkeys(judge_name(step["judge"]) for step in steps if step["judge"])) or "none"
+    scale = f"Judge: {judges}. Scores are 1-10 with a 95 % interval, prompts as clusters."
+    parts += ["## Judge", "", scale, *_judge_table(steps), ""]
+    for step in steps:
+        if step["judge"]:
+            parts += [f"- **{step['name']}** {step['judge']['verdict']}: {step['judge']['why']}", *_canaries(step)]
+    columns, rows = sample_rows(nodes, 5)
+    if rows:
+        parts += ["", "## Samples", ""]
+        for row in rows:
+            parts += [f"> {_quoted(row[0])}", ""]
+            for column, text in zip(columns[1:], row[1:], strict=True):
+                parts += [f"**{column}**", "", "```text", text.replace("```", "'''"), "```", ""]
+    parts += ["", "## What was made", ""]
+    for step in steps:
+        figures = {key: value for key, value in step["metrics"].items() if key not in ("summary", "loss_curve")}
+        parts += [f"### {step['name']} ({step['kind']})", "", f"identity `{step['identity']}`", ""]
+        parts += ["```json", json.dumps(figures, indent=1, ensure_ascii=False), "```", ""]
+    return "\n".join(parts) + "\n"
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\n", "\n> ")
+
+
+def _chain_table(steps: Sequence[dict[str, Any]]) -> list[str]:
+    lines = ["| step | what it did | verdict | words used | stops by itself | minutes | peak MB |", "|" + "---|" * 7]
+    for step in steps:
+        verdict = step["judge"]["verdict"] if step["judge"] else "not judged"
+        summary = str(step["metrics"].get("summary", "")).replace("|", "\\|")
+        used = (step["judge"] or {}).get("words_used")
+        stopped = step["metrics"].get("samples", {}).get("stopped")
+        cells = [
+            f"{used['share']:.2f} [{used['low']:.2f}, {used['high']:.2f}]" if used else "",
+            "" if stopped is None else f"{stopped:.1%}",
+            f"{step['seconds'] / 60:.2f}",
+            f"{step['metrics']['peak_memory_mb']:,.0f}",
+        ]
+        lines.append(f"| {step['name']} | {summary} | {verdict} | {' | '.join(cells)} |")
+    return lines
+
+
+def _judge_table(steps: Sequence[dict[str, Any]]) -> list[str]:
+    judged = [step for step in steps if step["judge"]]
+    axes = list(dict.fromkeys(axis for step in judged for axis in step["judge"]["axes"]))
+    lines = ["", "| step | scored | " + " | ".join(axes) + " |", "|---|---|" + "---|" * len(axes)]
+    for step in judged:
+        judge = step["judge"]
+        cells = [score_text(judge["axes"].get(axis), places=2) for axis in axes]
+        lines.append(f"| {step['name']} | {judge['n_scored']}/{judge['n_asked']} | " + " | ".join(cells) + " |")
+        if judge.get("changes"):
+            cells = [score_text(judge["changes"].get(axis), "+", 2) for axis in axes]
+            lines.append(f"| {step['name']}, paired difference | | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _canaries(step: dict[str, Any]) -> list[str]:
+    """What a judge that cannot be trusted was asked; a judge that passed needs no more than a count."""
+    canaries = step["judge"].get("canaries") or []
+    if step["judge"]["verdict"] != INVALID:
+        return [f"  - {len(canaries)} canaries passed"] if canaries else []
+    return [
+        f"  - canary {found['name']}: {found['passed']} of {found['asked']}, {found['needed']} needed"
+        f"{'' if found['ok'] else ' **failed**'}"
+        for found in canaries
+    ]
+
+
+def write_markdown(folder: Path, recipe: str, nodes: Sequence[Named]) -> Path:
+    """Write report.md into the run's folder and return its path."""
+    path = folder / "report.md"
+    write_text(path, report_markdown(recipe, nodes))
+    return path
