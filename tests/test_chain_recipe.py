@@ -139,6 +139,16 @@ def test_prompts_that_cannot_be_used_are_refused_before_training(content: str, s
     (tmp_path / "p.jsonl").write_text(content)
     text = yaml.safe_dump({**GOOD, "judge": {"prompts": str(tmp_path / "p.jsonl")}})
     assert re.search(said, found := refusal(text, tmp_path)), found
+    judge = {"prompts": "eval/prompts/tinystories.jsonl", "canaries": str(tmp_path / "p.jsonl")}
+    found = refusal(yaml.safe_dump({**GOOD, "judge": judge}), tmp_path)
+    assert re.search(said.replace("prompts", "canaries"), found), found
+
+
+def test_a_judge_that_cannot_be_tested_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"id": "a", "prompt": "x"}\n')
+    judge = {"prompts": str(tmp_path / "p.jsonl"), "canaries": str(tmp_path / "p.jsonl")}
+    found = refusal(yaml.safe_dump({**GOOD, "judge": judge}), tmp_path)
+    assert re.search(r"p\.jsonl: fewer than 40 rows with 'words' and a 'reference' of 6 sentences", found), found
 
 
 @pytest.mark.parametrize(
