@@ -168,7 +168,7 @@ def test_a_broken_story_is_caught(old: str, new: str, fault: str) -> None:
 
 
 def test_a_wrong_pronoun_is_caught() -> None:
-    story = next(s for s in SAMPLES if len(s.characters) == 1 and s.characters[0] in WORLD.girls)
+    story = next(s for s in SAMPLES if len(s.characters) == 1 and s.characters[0] in WORLD.girls and " she " in s.text)
     broken = Story(story.text.replace(" she ", " he "), story.words, story.features, story.characters, story.summary)
     assert "pronoun: he" in faults(broken)
 
