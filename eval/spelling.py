@@ -1,42 +1,74 @@
-"""Is a word an English word? Weak story models write "chaches" and "shrugge", and that can be seen without
-a model.
+"""Is a word an English word, and of what kind? Weak story models write "chaches" and "darked", and that can be seen
+without a model.
 
-The list is the common part of SCOWL reduced to base forms, so inflections and the usual derivations are
-undone before the look-up. Long words are not judged: they are the ones a small list lacks.
+The list holds base forms with their kinds (noun, verb, adjective, adverb), so inflections and the usual derivations
+are undone before the look-up, and only where the kind has them: "parked" and "darkly" are words, "darked" is not.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 from eval.lexicons import rows
-from eval.words import bases
+from eval.words import BASE_OF, bases
 
-LONGEST_JUDGED = 9
-SUFFIXES = ("ly", "ness", "less", "ful", "er", "or", "y", "able", "ally", "ment")
+LONGEST_JUDGED = 14
+# Endings that make a word, and the kinds of word they are put to.
+SUFFIXES = {
+    "ly": "a",
+    "ness": "a",
+    "less": "n",
+    "ful": "nv",
+    "er": "va",
+    "or": "v",
+    "y": "nv",
+    "able": "v",
+    "ally": "a",
+    "ment": "v",
+    "ish": "na",
+}
 PREFIXES = ("un", "re")
-LISTED = frozenset(word for name in ("common.txt", "story_words.txt") for row in rows(name) for word in row)
+KINDS = {word: row[0] for name in ("english.txt", "story_words.txt") for row in rows(name) for word in row[1:]}
 
 
-def _stems(word: str) -> set[str]:
-    """What the word may be derived from: careful from care, easily from easy, slippery from slip."""
-    found: set[str] = set()
-    for suffix in SUFFIXES:
-        stem = word.removesuffix(suffix)
-        if stem != word and len(stem) > 2:
-            found |= {stem, stem + "e"}
-            found |= {stem[:-1] + "y"} if stem[-1] == "i" else set()
-            found |= {stem[:-1]} if stem[-1] == stem[-2] else set()
-    found |= {word[len(prefix) :] for prefix in PREFIXES if word.startswith(prefix) and len(word) > 5}
-    return found
+def _takes(kinds: str, letters: str) -> bool:
+    """Whether a word of these kinds can be a noun, verb, adjective or adverb of the letters; x tells nothing."""
+    return "x" in kinds or any(letter in kinds for letter in letters)
 
 
-def _listed(word: str, depth: int, listed: frozenset[str] | set[str]) -> bool:
-    forms = bases(word)
-    if not listed.isdisjoint(forms):
+def inflected(word: str, listed: Mapping[str, str] = KINDS) -> bool:
+    """Whether the word is an inflected form of a listed one that has such forms."""
+    if any(base in listed and base != word for base in BASE_OF.get(word, ())):
         return True
-    return depth > 0 and any(_listed(stem, depth - 1, listed) for form in forms for stem in _stems(form))
+    letters = {"ed": "v", "ing": "v", "er": "ar", "est": "ar"}
+    needed = next((kinds for ending, kinds in letters.items() if word.endswith(ending)), "nv")
+    return any(base != word and _takes(listed.get(base, ""), needed) for base in bases(word))
+
+
+def _stems(word: str, suffix: str) -> set[str]:
+    """What the word may be derived from by a suffix: easily from easy, slippery from slip."""
+    stem = word.removesuffix(suffix)
+    if stem == word or len(stem) < 3:
+        return set()
+    found = {stem, stem + "e"}
+    found |= {stem[:-1] + "y"} if stem[-1] == "i" else set()
+    found |= {stem[:-1]} if stem[-1] == stem[-2] else set()
+    return found | ({stem + "le"} if suffix == "ly" else set())
+
+
+def _derived(word: str) -> bool:
+    for suffix, letters in SUFFIXES.items():
+        for stem in _stems(word, suffix):
+            if _takes(KINDS.get(stem, ""), letters) or (
+                suffix == "ly" and stem.endswith(("ed", "ing")) and known(stem)
+            ):
+                return True
+    return len(word) > 5 and any(word.startswith(prefix) and known(word[len(prefix) :]) for prefix in PREFIXES)
 
 
 @lru_cache(maxsize=16384)
 def known(word: str) -> bool:
     """Whether a lower-case word is listed, is formed from a listed one, or is too long to tell."""
-    return len(word) > LONGEST_JUDGED or _listed(word, 2, LISTED)
+    if len(word) > LONGEST_JUDGED or word in KINDS or inflected(word) or _derived(word):
+        return True
+    parts = bases(word) - {word}  # buildings, dwellers, unties
+    return word.endswith("s") and any(inflected(part) or _derived(part) for part in parts)

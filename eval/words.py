@@ -16,6 +16,7 @@ WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 VOWELS = "aeiou"
 # Words that end like an inflected form and are none: the evening is no form of "even".
 WHOLE = word_class("whole")
+PLURALS = word_class("irregular_nouns")
 
 
 def _irregular_table() -> dict[str, frozenset[str]]:
@@ -71,7 +72,7 @@ def forms(word: str) -> frozenset[str]:
     stems = _before_vowel(word)
     found |= {stem + "ing" for stem in ([word[:-2] + "y"] if word.endswith("ie") else stems)}
     soft = [word[:-1] + "i"] if word.endswith("y") and word[-2:-1] not in VOWELS else stems
-    if word not in IRREGULAR or not any(form.endswith(("d", "t", "n")) for form in IRREGULAR[word]):
+    if word in PLURALS or all(form.endswith("ing") for form in IRREGULAR.get(word, ())):
         found |= {stem + "ed" for stem in soft} | ({word + "d"} if word.endswith("e") else set())
     if word in GRADABLE:
         found |= {stem + end for stem in soft for end in ("er", "est")}
