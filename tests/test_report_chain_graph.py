@@ -1,7 +1,7 @@
 """The drawing of a chain: boxes apart from each other, arrows forwards and round the boxes between."""
 
 import re
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 
@@ -38,7 +38,7 @@ def points(arrow: Arrow) -> list[tuple[float, float]]:
             while len(level) > 1:  # de Casteljau
                 level = [
                     ((1 - t) * a[0] + t * b[0], (1 - t) * a[1] + t * b[1])
-                    for a, b in zip(level, level[1:], strict=False)
+                    for a, b in pairwise(level)
                 ]
             found.append(level[0])
     return found
