@@ -3,18 +3,26 @@
 import numpy as np
 import pytest
 
+from eval.gate import gate
 from eval.statistics import (
+    Floats,
     StatisticsError,
     auc,
+    bootstrap_totals,
     cluster_bootstrap,
+    clustered_standard_error,
     differences,
     minimum_detectable_effect,
     paired_difference,
     prompt_means,
+    prompts_to_decide,
     sign_flip_p,
+    t_quantile,
 )
+from eval.verdict import Tally
 
 PROMPTS, SAMPLES, RUNS = 40, 5, 600
+NAMES = [f"p{i:03d}" for i in range(200)]
 
 
 def _simulated(rng: np.random.Generator) -> tuple[list[float], list[str]]:
@@ -77,6 +85,68 @@ def test_pairing_by_prompt_finds_what_an_unpaired_comparison_misses() -> None:
     assert paired.mean == pytest.approx(unpaired.mean)
 
 
+def _equal_models(rng: np.random.Generator, prompts: int, samples: int) -> Floats:
+    """Differences (prompts, samples) of the whole-number scores of two models that are equally good."""
+    scale = rng.normal(6, 1.5, prompts)
+    means = scale + rng.normal(0, 1, (2, prompts))  # a prompt may suit one model by chance
+    scores = np.clip(np.rint(means[..., None] + rng.normal(0, 1, (2, prompts, samples))), 1, 10)
+    return np.asarray(scores[0] - scores[1], dtype=np.float64)
+
+
+def _false_passes(gates: int, by_prompt: bool) -> float:
+    """The share of gates that pass a model no better than the one before: 50 prompts of 4 samples."""
+    rng = np.random.default_rng(10)
+    passed = 0
+    for run in range(gates):
+        changes = _equal_models(rng, 50, 4)
+        flat = (changes.mean(axis=1) if by_prompt else changes.ravel()).tolist()
+        difference = cluster_bootstrap(flat, [f"{i:03d}" for i in range(len(flat))], seed=run, resamples=500)
+        passed += gate("plot", tally=Tally(200, 200, 6.0), difference=difference).outcome == "PASS"
+    return passed / gates
+
+
+def test_at_most_five_percent_of_2000_gates_pass_under_the_null_and_more_when_samples_count_as_prompts() -> None:
+    assert 0.01 < _false_passes(2000, by_prompt=True) <= 0.05
+    assert _false_passes(500, by_prompt=False) > 0.07
+
+
+def test_the_clustered_error_equals_the_formula_by_hand_and_the_naive_one_is_too_small() -> None:
+    # mean 3; deviations -2, -2, 0, 4; SE² = 24 / 12; pairs within a: 2·(-2·-2) = 8, within b: 2·(0·4) = 0; 8 / 16
+    assert clustered_standard_error([1.0, 1.0, 3.0, 7.0], ["a", "a", "b", "b"]) == pytest.approx(np.sqrt(2 + 0.5))
+    assert clustered_standard_error([1.0, 1.0, 3.0, 7.0], list("abcd")) == pytest.approx(np.sqrt(2))
+    assert clustered_standard_error([1.0, 2.0], ["a", "a"]) == np.inf
+
+
+def test_the_clustered_error_is_the_spread_of_the_mean_and_the_naive_one_is_not() -> None:
+    rng = np.random.default_rng(11)
+    means, clustered, naive = [], [], []
+    for _ in range(RUNS):
+        values, clusters = _simulated(rng)
+        means.append(np.mean(values))
+        clustered.append(clustered_standard_error(values, clusters))
+        naive.append(clustered_standard_error(values, [str(i) for i in range(len(values))]))
+    spread = np.std(means)
+    assert np.mean(clustered) == pytest.approx(spread, rel=0.08)
+    assert np.mean(naive) < 0.7 * spread
+
+
+def test_student_quantiles_are_those_of_the_tables() -> None:
+    tabled = {3: 3.182, 4: 2.776, 9: 2.262, 30: 2.042, np.inf: 1.960}
+    for degrees, quantile in tabled.items():
+        assert t_quantile(0.95, degrees) == pytest.approx(quantile, rel=0.02 if degrees < 4 else 0.005)
+
+
+def test_a_statistic_of_totals_has_the_interval_of_the_mean_when_it_is_the_mean() -> None:
+    values, clusters = _simulated(np.random.default_rng(12))
+    totals = np.array([[sum(values[i : i + SAMPLES]), SAMPLES] for i in range(0, len(values), SAMPLES)])
+    found = bootstrap_totals(totals, lambda sums: sums[:, 0] / sums[:, 1], seed=3)
+    assert found == pytest.approx(cluster_bootstrap(values, clusters, seed=3))
+    assert bootstrap_totals(totals[:0], lambda sums: sums[:, 0]) is None
+    assert bootstrap_totals(totals, lambda sums: np.full(len(sums), np.nan)) is None
+    alone = bootstrap_totals(totals[:1], lambda sums: sums[:, 0] / sums[:, 1])
+    assert alone is not None and (alone.low, alone.high) == (-np.inf, np.inf)
+
+
 def test_row_order_changes_nothing_and_only_shared_prompts_are_compared() -> None:
     values, clusters = _simulated(np.random.default_rng(5))
     order = np.random.default_rng(6).permutation(len(values))
@@ -113,6 +183,28 @@ def test_the_detectable_effect_follows_the_known_formula() -> None:
     spread = 1.5 * (spread - spread.mean()) / spread.std(ddof=1)
     assert minimum_detectable_effect(spread.tolist()) == pytest.approx(0.30, abs=0.01)
     assert minimum_detectable_effect([1.0]) == float("inf")
+
+
+def test_the_number_of_prompts_follows_the_known_formula_and_decides_as_often_as_promised() -> None:
+    rng = np.random.default_rng(8)
+    pilot = rng.normal(0, 1.5, 200)
+    pilot = 1.5 * (pilot - pilot.mean()) / pilot.std(ddof=1) + 0.3
+    assert prompts_to_decide(pilot.tolist()) == 197  # 7.85 · 1.5² / 0.3²
+    assert prompts_to_decide(pilot.tolist(), smallest=0.6) == 50
+    assert prompts_to_decide((pilot + 7).tolist(), line=7.0) == 197
+    decided = 0
+    for run in range(RUNS):
+        found = cluster_bootstrap(rng.normal(0.3, 1.5, 197).tolist(), NAMES[:197], seed=run, resamples=400)
+        decided += found.low > 0
+    assert 0.75 < decided / RUNS < 0.85
+
+
+def test_no_number_of_prompts_decides_between_equals() -> None:
+    assert prompts_to_decide([1.0, -1.0]) is None
+    assert prompts_to_decide([1.0]) is None
+    assert prompts_to_decide([1.0, 1.0]) == 2
+    with pytest.raises(StatisticsError, match="a distance above 0"):
+        prompts_to_decide([1.0, 2.0], smallest=-0.1)
 
 
 def test_auc_counts_ties_half() -> None:
