@@ -24,6 +24,7 @@ ARGUMENTS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--no-first-run",
+    "--force-prefers-reduced-motion",  # a click lands where the page stands, not where it is scrolling to
     "--force-device-scale-factor=1",
     "--window-size=1240,900",
 )
