@@ -150,7 +150,7 @@ def _run(options: argparse.Namespace) -> None:
         screen.closing_table(records.steps_of(named))
         reached = {row["name"] for row, _ in named}
         models = [node.name for node in nodes if node.stage.makes == "model" and node.name in reached]
-        screen.where(models, folder)
+        screen.where(models, folder, options.recipe)
     if failed is not None:
         raise failed
     return None

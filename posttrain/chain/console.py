@@ -1,7 +1,8 @@
 """What people see while a chain runs: bars in a terminal, plain lines in a log, one closing table."""
 
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from rich.progress import (
     ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.progress import (
     Progress as Bar,
@@ -20,12 +20,12 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from posttrain.chain.pace import Pace
 from posttrain.chain.runner import STOPPING, Done
 from posttrain.chain.stage import Progress, Tick
 
 LOG_EVERY_S = 10.0
 LOG_WIDTH = 130
-AT_ONCE_S = 0.5
 STYLES = {
     "PASS": "green",
     "FAIL": "bold red",
@@ -43,12 +43,52 @@ def screen_console(to_stderr: bool = False) -> Console:
     return console
 
 
-class _Rate(ProgressColumn):
-    """Units a second over the whole task."""
+class _Speed(ProgressColumn):
+    """Units a second, and the time that is left at this rate."""
 
     def render(self, task: Any) -> Text:
-        rate = task.completed / task.elapsed if task.elapsed else 0.0
-        return Text(f"{rate:,.1f} {task.fields['unit']}/s", style="dim")
+        pace: Pace = task.fields["pace"]
+        left = pace.left(time.monotonic())
+        known = "" if left is None else f"  {_clock(left)} left"
+        return Text(f"{pace.rate():,.1f} {task.fields['unit']}/s{known}", style="dim")
+
+
+def _clock(seconds: float) -> str:
+    """`0:41`, `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+class LogLines:
+    """Progress in a log: a line every ten seconds, and one when ten seconds bring nothing new."""
+
+    def __init__(self, name: str, total: int, unit: str, write: Callable[[str], None]) -> None:
+        self.name, self.unit, self.write = name, unit, write
+        self.pace = Pace(total, time.monotonic())
+        self.last = self.pace.opened  # when a line was written
+        self.note = ""
+        self.lock = threading.Lock()
+
+    def tick(self, done: int, note: str = "", total: int | None = None) -> None:
+        with self.lock:
+            self.pace.reach(done, total, time.monotonic())
+            self.note = note
+            self._line()
+
+    def beat(self) -> None:
+        """Called from time to time: work without news shows that it lives."""
+        with self.lock:
+            self._line()
+
+    def _line(self) -> None:
+        pace, now = self.pace, time.monotonic()
+        if now - self.last < LOG_EVERY_S or pace.over:
+            return
+        self.last = now
+        left = pace.left(now)
+        known = f"{now - pace.opened:,.0f} s so far" if left is None else f"{left:,.0f} s left"
+        done = f"{pace.done:,}/{pace.total:,} {self.unit}  {pace.rate():,.1f}/s" if pace.total else "begins"
+        self.write(f"● {self.name:<16} {done}  {known}  {self.note}".rstrip())
 
 
 class RichScreen:
@@ -75,37 +115,36 @@ class RichScreen:
             TextColumn("● {task.description:<16}"),
             BarColumn(bar_width=28),
             TextColumn("{task.percentage:>3.0f}%"),
-            _Rate(),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            _Speed(),
             TextColumn("{task.fields[note]}"),
         )
+        pace = Pace(total, time.monotonic())
         with Bar(*columns, console=self.console, transient=True) as bar:
-            task = bar.add_task(name, total=total, unit=unit, note="")
-            yield lambda done, note="", total=None: bar.update(task, completed=done, note=note, total=total)
+            task = bar.add_task(name, total=total or None, unit=unit, note="", pace=pace)
+
+            def tick(done: int, note: str = "", total: int | None = None) -> None:
+                pace.reach(done, total, time.monotonic())
+                bar.update(task, completed=done, note=note, total=total)
+
+            yield tick
 
     @contextmanager
     def _lines(self, name: str, total: int, unit: str) -> Iterator[Tick]:
-        opened = last = time.monotonic()
-        begun: tuple[int, float] | None = None  # units that were there, and when counting began
-        known = total
+        lines = LogLines(name, total, unit, lambda line: self.console.print(line, markup=False, soft_wrap=True))
+        over = threading.Event()
 
-        def tick(done: int, note: str = "", total: int | None = None) -> None:
-            nonlocal last, begun, known
-            known = total or known
-            now = time.monotonic()
-            if begun is None:  # what is there at once was made by an earlier run
-                begun = (done, now) if now - opened < AT_ONCE_S else (0, opened)
-            if now - last < LOG_EVERY_S or done >= known:
-                return
-            last = now
-            rate = (done - begun[0]) / max(now - begun[1], AT_ONCE_S)
-            left = f"{(known - done) / rate:,.0f} s left" if rate else ""
-            line = f"● {name:<16} {done:,}/{known:,} {unit}  {rate:,.1f}/s  {left}  {note}"
-            self.console.print(line.rstrip(), markup=False, soft_wrap=True)
+        def watch() -> None:
+            while not over.wait(LOG_EVERY_S):
+                lines.beat()
 
-        yield tick
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield lines.tick
+        finally:
+            over.set()
+            thread.join()
 
     def done(self, done: Done) -> None:
         metrics = done.artifact.record["metrics"]
@@ -149,11 +188,13 @@ class RichScreen:
             f"{waiting} of {len(rows)} to run; minutes of a step to run are those of its kind's last run"
         )
 
-    def where(self, models: Sequence[str], folder: Path) -> None:
-        """Where the results lie: the last of the models, and the report."""
+    def where(self, models: Sequence[str], folder: Path, recipe: str) -> None:
+        """Where the results lie: the last of the models, and the report; `recipe` as it was given."""
         if models:
             self.console.print(f"\n{models[-1]} lies in {folder / models[-1]}", markup=False)
-        self.console.print(f"report: {folder / 'report.md'}", markup=False)
+        self.console.print(
+            f"report: {folder / 'report.md'}; as a page with plots: posttrain report {recipe}", markup=False
+        )
 
     def side_by_side(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Texts beside each other, a row a prompt. Content is never read as markup."""
