@@ -32,7 +32,7 @@ base generate sft: install ## the chain up to this step, as in: make sft recipe=
 plan: install ## what would run
 	@$(BIN)/posttrain plan $(recipe)
 
-report: install ## write report.md of the latest run
+report: install ## write report.html and report.md of the latest run
 	@$(BIN)/posttrain report $(recipe)
 
 chat: install ## talk to the model of the last step, or of step=NAME
