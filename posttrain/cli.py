@@ -119,9 +119,11 @@ def _graph(options: argparse.Namespace) -> tuple[Recipe, list[Node]]:
 
 
 def _store(options: argparse.Namespace) -> Store:
+    from posttrain.chain.console import RichScreen, screen_console
     from posttrain.chain.store import Store
 
-    return Store(options.store, say=lambda text: print(text, file=sys.stderr))
+    screen = RichScreen(screen_console(to_stderr=True))
+    return Store(options.store, say=lambda text: print(text, file=sys.stderr), progress=screen.progress)
 
 
 def _run(options: argparse.Namespace) -> None:

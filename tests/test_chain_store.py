@@ -4,7 +4,8 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def test_a_reader_that_does_not_verify_misses_the_damage(tmp_path: Path, monkeyp
     path = small(tmp_path)
     run(path)
     flip(the_entry(path, "sft") / "model.txt")
-    monkeypatch.setattr(store_module, "_verified", lambda entry, _: Artifact(entry, store_module._read_record(entry)))
+    monkeypatch.setattr(store_module, "_verified", lambda entry, *_: Artifact(entry, store_module._read_record(entry)))
     assert all(done.cached for done in run(path))
 
 
@@ -215,3 +216,24 @@ def test_files_reach_the_disk_before_the_record_and_the_record_before_the_name(
     with monkeypatch.context() as patch:  # mutant: the record is written before the files are flushed
         patch.setattr(Store, "complete", record_first)
         assert not logged(tmp_path / "record-first", monkeypatch)
+
+
+def test_hashing_of_large_files_shows_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = run(small(tmp_path))[-1]
+    seen: list[tuple[Any, ...]] = []
+
+    def progress(name: str) -> Any:
+        @contextmanager
+        def bar(total: int, unit: str) -> Iterator[Any]:
+            seen.append((name, total, unit))
+            yield lambda count, note="", total=None: seen.append((count,))
+
+        return bar
+
+    store = Store(tmp_path / "runs/store", progress=progress)
+    assert store.look("sft", done.artifact.identity) and seen == []  # small files are hashed at once
+    monkeypatch.setattr(store_module, "SHOWN_FROM", 1)
+    monkeypatch.setattr(store_module, "MB", 1)
+    assert store.look("sft", done.artifact.identity)
+    size = (done.artifact.path / "model.txt").stat().st_size
+    assert seen == [(done.artifact.path.name, size, "MB hashed"), (size,)]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,11 +13,17 @@ from pydantic.fields import FieldInfo
 from posttrain.chain.paths import ByContent
 from posttrain.errors import PosttrainError
 
+PIECE = 1 << 22  # bytes hashed at a time
 
-def sha256_file(path: Path) -> str:
-    """Hex digest of one file's bytes."""
+
+def sha256_file(path: Path, read: Callable[[int], None] = lambda count: None) -> str:
+    """Hex digest of one file's bytes; `read` is told of the bytes of each piece."""
+    found = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while piece := file.read(PIECE):
+            found.update(piece)
+            read(len(piece))
+    return found.hexdigest()
 
 
 def sha256_path(path: Path) -> str:

@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.chain.identity import digest, sha256_file
+from posttrain.chain.stage import Progress
 from posttrain.errors import PosttrainError
 from posttrain.rows import write_text
 
 RECORD = "artifact.json"
 WORK = ".work"
 OWN_DIGEST = "record_sha256"
+SHOWN_FROM = 500_000_000  # bytes from which hashing takes so long that it is shown
+MB = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,25 @@ def entry_name(kind: str, identity: str) -> str:
     return f"{kind}-{identity[:12]}"
 
 
-def _files(directory: Path) -> dict[str, str]:
-    return {
-        str(file.relative_to(directory)): sha256_file(file)
+def _files(directory: Path, watch: Progress | None = None) -> dict[str, str]:
+    """sha256 of every file by its path in the directory; with progress where there is much to read."""
+    files = [
+        file
         for file in sorted(directory.rglob("*"))
         if file.is_file() and file.relative_to(directory).parts[0] not in (RECORD, WORK)
-    }
+    ]
+    size = sum(file.stat().st_size for file in files)
+    if watch is None or size < SHOWN_FROM:
+        return {str(file.relative_to(directory)): sha256_file(file) for file in files}
+    done = 0
+    with watch(size // MB, "MB hashed") as tick:
+
+        def read(count: int) -> None:
+            nonlocal done
+            done += count
+            tick(done // MB)
+
+        return {str(file.relative_to(directory)): sha256_file(file, read) for file in files}
 
 
 def _fsync(path: Path) -> None:
@@ -73,12 +89,12 @@ def _read_record(path: Path) -> dict[str, Any]:
     return dict(record)
 
 
-def _verified(path: Path, identity: str) -> Artifact:
+def _verified(path: Path, identity: str, watch: Progress | None) -> Artifact:
     """The entry, when every byte of it is as recorded."""
     record = _read_record(path)
     if record["identity"] != identity:
         raise _Damaged(f"its {RECORD} names another identity")
-    expected, found = record["files"], _files(path)
+    expected, found = record["files"], _files(path, watch)
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             state = "missing" if name not in found else "changed" if name in expected else "not recorded"
@@ -109,9 +125,18 @@ def plain_disk_errors(path: Path) -> Iterator[None]:
 class Store:
     """Artifacts by content below one directory."""
 
-    def __init__(self, root: Path, say: Callable[[str], None] = print) -> None:
+    def __init__(
+        self,
+        root: Path,
+        say: Callable[[str], None] = print,
+        progress: Callable[[str], Progress] | None = None,
+    ) -> None:
         self.root = root
         self.say = say
+        self.progress = progress  # how the hashing of large files is shown
+
+    def _watch(self, path: Path) -> Progress | None:
+        return self.progress(path.name) if self.progress else None
 
     def check_writable(self) -> None:
         """Fail before any compute when the store cannot be written."""
@@ -128,7 +153,8 @@ class Store:
     def look(self, kind: str, identity: str) -> Artifact | None:
         """The complete entry, verified. Changes nothing: a damaged one counts as absent."""
         try:
-            return _verified(self.root / entry_name(kind, identity), identity)
+            path = self.root / entry_name(kind, identity)
+            return _verified(path, identity, self._watch(path))
         except (_Damaged, FileNotFoundError):  # the latter: another process puts a new one in its place
             return None
 
@@ -138,7 +164,7 @@ class Store:
         if not os.path.lexists(path):
             return None
         try:
-            return _verified(path, identity)
+            return _verified(path, identity, self._watch(path))
         except _Damaged as damage:
             place = self._quarantine(path)
             self.say(f"{path.name}: damaged ({damage}); moved to {place}, it is made again")
@@ -165,7 +191,7 @@ class Store:
 
     def complete(self, partial: Path, record: dict[str, Any]) -> Artifact:
         """Flush every file, write the record last, rename: from here on the entry exists."""
-        record = {**record, "files": _files(partial)}
+        record = {**record, "files": _files(partial, self._watch(partial))}
         for path in sorted(partial.rglob("*")):
             if path.relative_to(partial).parts[0] != WORK:
                 _fsync(path)
