@@ -14,7 +14,7 @@ from chain_fakes import FAKES, no_wait, the_store, write_recipe
 from posttrain.chain.paths import PROJECT
 from posttrain.cli import main
 
-HEAVY = ("torch", "transformers", "trl", "peft", "datasets")
+HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "matplotlib", "jinja2")
 
 
 @pytest.fixture
@@ -86,6 +86,36 @@ def test_the_report_has_the_documented_shape(tmp_path: Path, cli: Any) -> None:
     unjudged = json.loads(cli("run", path, "--json", "--set", "judge=")[1])
     assert [step["judge"] for step in unjudged["steps"]] == [None] * 3
     assert (tmp_path / "runs/fake/report.md").read_text().startswith("# fake\n")
+
+
+def test_a_report_is_a_page_and_markdown_beside_it(tmp_path: Path, cli: Any) -> None:
+    path = str(write_recipe(tmp_path))
+    cli("run", path)
+    page = tmp_path / "runs/fake/report.html"
+    assert not page.exists()  # plots are made when somebody asks for them
+    assert cli("report", path) == (0, f"{page}\n", "")
+    first = page.read_text()
+    assert first.startswith("<!doctype html>") and "instruct 7.0 [6.0, 8.0]" in first
+    cli("run", path)  # all cached: the same records
+    cli("report", path)
+    assert page.read_text() == first
+
+
+def test_a_run_and_its_markdown_need_neither_torch_nor_plots(tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); import chain_fakes\n"
+        "chain_fakes.command_line(sys.argv[1:])\n"
+        "print('\\n' + ' '.join({name.partition('.')[0] for name in sys.modules}))"
+    )
+    arguments = [str(tmp_path / "fake.yaml"), "--store", str(the_store(tmp_path))]
+    for command, plots in (("run", False), ("report", True)):
+        answer = subprocess.run(
+            [sys.executable, "-c", code, command, *arguments], capture_output=True, text=True, cwd=PROJECT, timeout=60
+        )
+        assert answer.returncode == 0, answer.stderr
+        found = set(answer.stdout.splitlines()[-1].split())
+        assert "torch" not in found and ("matplotlib" in found) == plots
 
 
 def test_exit_codes_say_what_happened(tmp_path: Path, cli: Any) -> None:
