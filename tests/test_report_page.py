@@ -172,7 +172,8 @@ def test_an_invalid_judge_stands_at_the_top_with_its_canaries(tmp_path: Path) ->
     top = text.split('id="chain"')[0]
     assert "The verdicts on sft do not count" in top and "it likes empty answers" in top
     assert re.search(r'sentences shuffled</th><td class="n">20</td><td class="n">20</td><td class="n">18</td>', top)
-    assert 'class="verdict v-judge-invalid"' in top
+    assert 'class="verdict v-judge-invalid"' in top and "JUDGE INVALID: these figures do not count" in top
+    assert "paired difference" not in top
     passed = made(whole_chain(tmp_path / "passed", canaries=CANARIES[:1]))
     assert "do not count" not in passed and "Canaries of the judge of sft: 1 of 1 passed" in passed
 
@@ -180,6 +181,15 @@ def test_an_invalid_judge_stands_at_the_top_with_its_canaries(tmp_path: Path) ->
 def test_an_invalid_judge_of_an_older_record_has_no_table(tmp_path: Path) -> None:
     text = made(whole_chain(tmp_path, verdict="JUDGE INVALID", why="no reason kept"))
     assert "The verdicts on sft do not count" in text and "Canaries" not in text
+
+
+def test_a_long_chain_runs_down_the_page_and_not_out_of_it(tmp_path: Path, whole: str) -> None:
+    run = Run(tmp_path)
+    for at in range(7):
+        run.add(f"s{at}", "sft", {}, {"model": f"s{at - 1}"} if at else {})
+    text = made(run)
+    assert 'class="graph down' in text and 'class="graph across' not in text
+    assert 'class="graph down' in whole and 'class="graph across' in whole
 
 
 def test_an_unscored_axis_is_not_a_zero(tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 from posttrain.report.records import Named, score_text, steps_of
 from posttrain.report.wording import duration
 
-BOX = (216.0, 112.0)  # width, height
+BOX = (200.0, 112.0)  # width, height
 LOW = 64.0  # height of what comes from outside: it has no score and no verdict
-GAP = (72.0, 26.0)  # between layers, between boxes of a layer
+GAP = (66.0, 26.0)  # between layers, between boxes of a layer
 LANE = 18.0  # the width of an arrow that passes a layer
 EDGE = 6.0
+WIDEST = 1300.0  # a chain that is longer than this across is shown from top to bottom on every screen
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def draw(vertices: Sequence[Vertex], edges: Sequence[Edge], across: bool) -> Dra
     slots, ways = _ranked(vertices, edges)
     known = {vertex.key: vertex for vertex in vertices}
     along, side = (BOX[0], BOX[1]) if across else (BOX[1], BOX[0])
-    gap = GAP[0] if across else GAP[0] - 24
+    gap = GAP[0] if across else GAP[0] - 18
     sizes = [sum(side if slot in known else LANE for slot in row) + GAP[1] * (len(row) - 1) for row in slots]
     widest = max(sizes)
     corner: dict[str, tuple[float, float]] = {}  # (along, side) of the start of a slot

@@ -6,7 +6,7 @@ from typing import Any
 
 from posttrain.report import wording
 from posttrain.report.accounting import Cost
-from posttrain.report.records import Named, judge_name, lineage, score_text
+from posttrain.report.records import INVALID, Named, judge_name, lineage, score_text
 
 Step = dict[str, Any]
 
@@ -19,7 +19,7 @@ class Tile:
     value: str
     note: str
     wide: bool = False
-    measured: bool = True
+    counts: bool = True  # what was not measured, or not by a judge that can be trusted, is set back
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def tiles(nodes: Sequence[Named], steps: Sequence[Step], spent: Sequence[Cost]) 
         *scored,
         Tile("time", wording.duration(seconds), f"most of it {longest.step}"),
         Tile("peak memory", wording.memory(hungriest.peak_memory_mb), f"in {hungriest.step}"),
-        Tile("energy", wording.energy(measured), _energy_short(spent), measured=measured is not None),
+        Tile("energy", wording.energy(measured), _energy_short(spent), counts=measured is not None),
         Tile("cost", f"${usd:.2f}", f"{calls:,} remote calls"),
     ]
 
@@ -86,7 +86,9 @@ def _primary_tile(way: Sequence[Step]) -> Tile:
         value = f"{was} → {value}"
     change = judge.get("changes", {}).get(axis)
     paired = f"paired difference {score_text(change, '+')}".replace("-", "−") + " · " if change else ""
-    return Tile(name, value, f"{paired}{judge_name(judge)}", wide=True)
+    trusted = INVALID not in (judge["verdict"], first["verdict"])
+    note = f"{paired}{judge_name(judge)}" if trusted else f"{INVALID}: these figures do not count"
+    return Tile(name, value, note, wide=True, counts=trusted)
 
 
 def _words_tile(way: Sequence[Step]) -> list[Tile]:

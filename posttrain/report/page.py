@@ -100,6 +100,7 @@ def page(recipe: str, nodes: Sequence[Named], prompts: Path | None, forms: Forms
             across=chain_graph.draw(vertices, edges, across=True),
             down=chain_graph.draw(vertices, edges, across=False),
             box_width=chain_graph.BOX[0],
+            widest=chain_graph.WIDEST,
             prompts=shown,
             marks=any(is_word for prompt in shown for _, is_word in prompt.prompt),
             sample_axes=_sample_axes(shown),
