@@ -134,7 +134,7 @@ def last_verdict(text: str, keys: Sequence[str], shown: Sequence[str], start: in
         inner = _inner(value, keys)
         if inner is None:
             continue
-        given = {key: _plain(inner[1][key]) for key in keys if key in inner[1]}
+        given = {key: _plain(inner[1][key]) for key in (*keys, "reason") if key in inner[1]}
         if not any(all(key in fake and fake[key] == part for key, part in given.items()) for fake in fakes):
             last = Found(begin, end, *inner)
     return last
