@@ -61,5 +61,5 @@ def test_figures_are_short_and_have_units() -> None:
     assert [wording.energy(value) for value in (None, 840, 12300)] == ["not measured", "840 J", "12.3 kJ"]
     assert [wording.change(value) for value in (None, 0.44, -1.2, -0.01)] == ["", "+0.4", "−1.2", "±0"]
     assert dict(wording.flat({"lora": {"r": 16}, "full": False, "trainer": {}, "model": None})) == {
-        "lora.r": "16", "full": "no", "trainer": "none", "model": "none"
+        "lora.r": "16", "full": "no", "trainer": "none", "model": "not set"
     }  # fmt: skip

@@ -66,7 +66,7 @@ def flat(value: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, str]]:
 
 def _plain(value: Any) -> str:
     if value is None:
-        return "none"
+        return "not set"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
