@@ -36,10 +36,7 @@ def points(arrow: Arrow) -> list[tuple[float, float]]:
         for t in steps:
             level = control
             while len(level) > 1:  # de Casteljau
-                level = [
-                    ((1 - t) * a[0] + t * b[0], (1 - t) * a[1] + t * b[1])
-                    for a, b in pairwise(level)
-                ]
+                level = [((1 - t) * a[0] + t * b[0], (1 - t) * a[1] + t * b[1]) for a, b in pairwise(level)]
             found.append(level[0])
     return found
 
