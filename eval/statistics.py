@@ -100,7 +100,8 @@ def bootstrap_totals(
     if count == 1:
         return Interval(mean, -np.inf, np.inf)
     picks = np.random.default_rng(seed).integers(count, size=(resamples, count))
-    drawn = np.stack([np.bincount(pick, minlength=count) for pick in picks]).astype(np.float64)
+    cells = (picks + count * np.arange(resamples)[:, None]).ravel()
+    drawn = np.bincount(cells, minlength=resamples * count).reshape(resamples, count).astype(np.float64)
     values, left_out = statistic(drawn @ totals), statistic(totals.sum(axis=0) - totals)
     values, left_out = values[np.isfinite(values)], left_out[np.isfinite(left_out)]
     if not values.size or left_out.size < 2:
@@ -243,3 +244,15 @@ def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
     high, low = finite(positive, "auc"), np.sort(finite(negative, "auc"))
     below = np.searchsorted(low, high, side="left") + np.searchsorted(low, high, side="right")
     return float(below.sum() / (2 * high.size * low.size))
+
+
+def spearman(one: Floats, other: Floats) -> float | None:
+    """Spearman's rank correlation, -1 to 1, ties sharing their mean rank; None where one list does not vary."""
+    if one.size < 2 or one.min() == one.max() or other.min() == other.max():
+        return None
+    return float(np.corrcoef(_ranks(one), _ranks(other))[0, 1])
+
+
+def _ranks(values: Floats) -> Floats:
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(count) - (count - 1) / 2)[place], dtype=np.float64)
