@@ -14,7 +14,8 @@ from eval.loops import loop_share, ngrams
 from eval.novelty import RUN as COPIED_RUN
 from eval.novelty import Training
 from eval.prose import FUNCTION, Story
-from eval.verdict import Verdict, graded
+from eval.spelling import known
+from eval.verdict import Verdict, graded, ramp
 
 WINDOW = 50
 RUN = 4
@@ -69,34 +70,30 @@ def _spread(runs: list[Gram]) -> float:
     return sum(len(set(window)) / len(window) for window in windows) / len(windows)
 
 
-def _scaled(value: float, low: float, high: float) -> float:
-    return min(max((value - low) / (high - low), 0.0), 1.0)
-
-
 def _novelty(story: Story, prompt: str, shared: Shared) -> tuple[float, float]:
     """Mean share of other prompts per run of four words, and the share of rare words among content words."""
     runs = set(ngrams(story.words, RUN))
     copied = sum(shared.frequency(run, prompt) for run in runs) / max(1, len(runs))
     content = {word for word in story.words if word not in FUNCTION}
-    rare = sum(shared.frequency((word,), prompt) < RARE for word in content) / max(1, len(content))
+    rare = sum(shared.frequency((word,), prompt) < RARE and known(word) for word in content) / max(1, len(content))
     return copied, rare
 
 
-def creativity(story: Story, known: Known) -> Verdict:
+def creativity(story: Story, read: Known) -> Verdict:
     """Variety within the story, novelty against the answers to other prompts and against the training rows."""
     words, pairs, triples = (_spread(ngrams(story.words, size)) for size in (1, 2, 3))
-    inside = 0.5 * _scaled(words, 0.40, 0.85) + 0.25 * _scaled(pairs, 0.6, 1.0) + 0.25 * _scaled(triples, 0.7, 1.0)
+    inside = 0.5 * ramp(words, 0.40, 0.85) + 0.25 * ramp(pairs, 0.6, 1.0) + 0.25 * ramp(triples, 0.7, 1.0)
     inside *= min(1.0, len(story.words) / WINDOW)
     inside *= 1 - min(0.9, 2 * max(0.0, loop_share(story) - 0.03))
     evidence = [
         f"{words:.0%} different words in {WINDOW}",
         f"distinct-2 {pairs:.0%}, distinct-3 {triples:.0%}",
     ]
-    new, told = _new(story, known.training)
-    if not known.shared.answers.keys() - {known.prompt}:
+    new, told = _new(story, read.training)
+    if not read.shared.answers.keys() - {read.prompt}:
         return graded(inside * new, [*evidence, "no other answers to compare with", *told])
-    copied, rare = _novelty(story, known.prompt, known.shared)
-    own = (1 - _scaled(copied, 0.02, 0.5)) * (0.5 + 0.5 * _scaled(rare, 0.0, 0.5))
+    copied, rare = _novelty(story, read.prompt, read.shared)
+    own = (1 - ramp(copied, 0.02, 0.5)) * (0.5 + 0.5 * ramp(rare, 0.0, 0.5))
     evidence += [f"{copied:.1%} shared with other prompts", f"{rare:.0%} rare words"]
     return graded(inside**0.5 * own**0.5 * new, evidence + told)
 
@@ -109,5 +106,5 @@ def _new(story: Story, training: Training | None) -> tuple[float, list[str]]:
     run = " ".join(story.words[found.start : found.start + min(found.longest, SHOWN)])
     dots = "..." if found.longest > SHOWN else ""
     told = f"'{run}{dots}' {found.longest} words as in the training rows"
-    left = 1 - _scaled(found.longest / len(story.words), 0.1, 1.0)
+    left = 1 - ramp(found.longest / len(story.words), 0.1, 1.0)
     return left, [told, f"{found.share:.0%} in runs of {COPIED_RUN} such words and more"]

@@ -1,7 +1,7 @@
 """Mechanical grammar: mistakes that can be seen reliably without a parser, counted per hundred words.
 
 Each check is built to stay silent on correct prose; what it misses, it misses for every model alike. The
-score falls smoothly with the weighted number of mistakes: one in a hundred words costs a point and a half.
+score falls smoothly with the weighted number of mistakes: one in a hundred words costs two points.
 """
 
 import math
@@ -11,13 +11,17 @@ from itertools import pairwise
 
 from eval.lexicons import word_class
 from eval.prose import FUNCTION, Story
+from eval.reference import surprises
 from eval.spelling import known
 from eval.verdict import Verdict, graded
 from eval.words import BASE_OF, IRREGULAR, bases
 
-DECAY = 0.2  # one mistake of weight 1 per 100 words: 9 * (1 - exp(-0.2)) = 1.6 points
+DECAY = 0.3  # one mistake of weight 1 per 100 words: 9 * (1 - exp(-0.3)) = 2.3 points
 WEIGHTS = {"non-word": 1.5, "odd character": 2.0, "unfinished sentence": 0.7}
 FEWEST = 20  # words; fewer show too little to be called correct
+# Surprise of the reference (nats a word above ODDITY): half the real stories that it has never read lie below USUAL,
+# nine in ten below 0.2; shuffled words lie at 0.8.
+ODDITY, USUAL = 6.0, 0.12
 YOO = re.compile(r"(?:uni(?!n)|use|usu|util|uku|eu|ewe|one|once|ut[eo])")
 SILENT_H = re.compile(r"(?:hour|honest|honou?r|heir)")
 STRAY = re.compile(r"\s[,.;:](?!\.)|,[,.!?;]|(?<!\.)\.\.(?!\.)|[;:][.,]|\?\.|!\.|\(\s*\)")
@@ -137,7 +141,8 @@ def _openings(story: Story) -> int:
     )
 
 
-def _non_words(story: Story, allowed: frozenset[str]) -> list[str]:
+def non_words(story: Story, allowed: frozenset[str]) -> list[str]:
+    """Lower-case words of a story that are in no list and not allowed."""
     return [
         word
         for word in story.words_as_written
@@ -145,8 +150,8 @@ def _non_words(story: Story, allowed: frozenset[str]) -> list[str]:
     ]
 
 
-def mistakes(story: Story, allowed: frozenset[str] = frozenset()) -> dict[str, int]:
-    """Number of mistakes by kind; `allowed` are words never called non-words (those of the prompt)."""
+def mistakes(story: Story) -> dict[str, int]:
+    """Number of mistakes by kind, all but the non-words."""
     found: dict[str, int] = {}
     for tokens in story.tokens:
         for kind in _sentence(tokens):
@@ -158,20 +163,24 @@ def mistakes(story: Story, allowed: frozenset[str] = frozenset()) -> dict[str, i
         "unfinished sentence": int(story.text[-1:] not in {".", "!", "?", '"', "'", ")"}),
         "stray punctuation": len(STRAY.findall(story.text)),
         "odd character": len(ODD.findall(story.text)),
-        "non-word": len(_non_words(story, allowed)),
     }
     return found | {kind: count for kind, count in counts.items() if count}
 
 
+def oddity(story: Story) -> float:
+    """By how many nats a word the classes of the words surprise the reference beyond the usual."""
+    found = surprises(story)
+    return sum(max(0.0, surprise - ODDITY) for surprise in found) / len(found)
+
+
 def grammar(story: Story, allowed: frozenset[str] = frozenset()) -> Verdict:
-    """Score by weighted mistakes per hundred words; under 20 words it falls in proportion."""
-    found = mistakes(story, allowed)
+    """Score by weighted mistakes per hundred words and by oddity; under 20 words it falls in proportion."""
+    found, unknown = mistakes(story), non_words(story, allowed)
+    found |= {"non-word": len(unknown)} if unknown else {}
     weighted = sum(WEIGHTS.get(kind, 1.0) * count for kind, count in found.items())
-    rate = 100 * weighted / max(FEWEST, len(story.words))
+    rate, odd = 100 * weighted / max(FEWEST, len(story.words)), oddity(story)
     shown = min(1.0, len(story.words) / FEWEST)
     evidence = [f"{kind} x{count}" for kind, count in sorted(found.items())]
-    odd = _non_words(story, allowed)[:3]
-    return graded(
-        shown * math.exp(-DECAY * rate),
-        evidence + [f"such as '{word}'" for word in odd] or ["no mistake found"],
-    )
+    evidence += [f"such as '{word}'" for word in unknown[:3]]
+    evidence += [f"odd sequences of words ({odd:.2f} nats)"] if odd > 1.5 * USUAL else []
+    return graded(shown * math.exp(-DECAY * rate - max(0.0, odd - USUAL)), evidence or ["no mistake found"])

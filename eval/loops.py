@@ -1,5 +1,6 @@
 """Loops: a story that says the same again. Plot, consistency and creativity all read this share."""
 
+from functools import lru_cache
 from itertools import islice
 
 from eval.prose import Story
@@ -24,6 +25,7 @@ def repeated_sentences(story: Story) -> int:
     return repeats
 
 
+@lru_cache(maxsize=8)
 def loop_share(story: Story) -> float:
     """The share of five-word runs that occurred before, in [0, 1]; below 0.05 in good stories."""
     runs = ngrams(story.words, SPAN)

@@ -42,6 +42,7 @@ class Training:
         gap = [0] * DEPTH  # no run goes over the end of a row
         self.words: Ints = np.array([word for row in found for word in (*row, *gap)], dtype=np.int32)
         self.places = _sorted_places(self.words)
+        self.keys = _keys(self.words, self.places)
 
     def lookup(self, words: Sequence[str]) -> Copied:
         """What these words in lower case share with the rows."""
@@ -59,12 +60,15 @@ class Training:
     def _runs(self, mine: Ints, count: int) -> Ints:
         """For each word of a story the length of the longest run from there that the rows have."""
         suffixes = _windows(mine, np.arange(count))
-        low, high = np.zeros(count, dtype=np.int64), np.full(count, self.places.size)
-        while (low < high).any():  # binary search for all words of the story at once
-            middle = (low + high) // 2
-            there = _windows(self.words, self.places[np.minimum(middle, self.places.size - 1)])
-            less = _is_less(there, suffixes) & (low < high)
-            low, high = np.where(less, middle + 1, low), np.where(less, high, np.minimum(middle, high))
+        wanted = _keys(mine, np.arange(count))
+        low, high = np.searchsorted(self.keys, wanted), np.searchsorted(self.keys, wanted, side="right")
+        open_ = np.flatnonzero(low < high)
+        while open_.size:  # binary search for all words of the story at once
+            middle = (low[open_] + high[open_]) // 2
+            less = _is_less(_windows(self.words, self.places[middle]), suffixes[open_])
+            low[open_] = np.where(less, middle + 1, low[open_])
+            high[open_] = np.where(less, high[open_], middle)
+            open_ = open_[low[open_] < high[open_]]
         runs = np.zeros(count, dtype=np.int32)
         for near in (low - 1, low):  # the longest match stands beside the place where the story would be sorted in
             place = self.places[np.clip(near, 0, self.places.size - 1)]
@@ -81,11 +85,18 @@ def _windows(words: Ints, places: Places) -> Ints:
     return words.take(places[:, None] + np.arange(DEPTH), mode="clip")
 
 
+def _keys(words: Ints, places: Places) -> Places:
+    """The first three words from each place on as one number, which sorts like them (a word takes 21 bits)."""
+    first, second, third = words.take(places[:, None] + np.arange(3), mode="clip").astype(np.int64).T
+    keys: Places = ((first << 21) + second << 21) + third
+    return keys
+
+
 def _is_less(left: Ints, right: Ints) -> npt.NDArray[np.bool_]:
     """Row by row, whether one window is sorted before the other."""
-    first = (left != right).argmax(axis=1)[:, None]
-    less: npt.NDArray[np.bool_] = np.take_along_axis(left, first, 1) < np.take_along_axis(right, first, 1)
-    return less[:, 0]
+    first, rows = (left != right).argmax(axis=1), np.arange(len(left))
+    less: npt.NDArray[np.bool_] = left[rows, first] < right[rows, first]
+    return less
 
 
 def _sorted_places(words: Ints) -> Places:

@@ -19,7 +19,9 @@ from eval.verdict import LOW, Judge, Verdict, unscored
 from eval.words import accepted, tokens
 
 AXES = ("grammar", "creativity", "consistency", "instruct", "plot")
-NOVELTY_ALLOWANCE = 2.0  # creativity stands at most this far above grammar: noise is new, too
+# Noise is new, too: what is creative is new and makes sense (Runco and Jaeger 2012), so creativity stands at most this
+# far above the lower one of grammar and consistency.
+NOVELTY_ALLOWANCE = 2.0
 
 
 def _all(verdict: Verdict) -> dict[str, Verdict]:
@@ -35,16 +37,22 @@ def _allowed(prompt: Mapping[str, Any]) -> frozenset[str]:
 def _judge(prompt: Mapping[str, Any], story: Story, stopped: bool, known: Known) -> dict[str, Verdict]:
     if not story.words:
         return _all(Verdict(LOW, "no words" if story.text else "empty"))
-    correct, novel = grammar(story, _allowed(prompt)), creativity(story, known)
-    if correct.score is not None and novel.score is not None and novel.score > correct.score + NOVELTY_ALLOWANCE:
-        novel = Verdict(round(correct.score + NOVELTY_ALLOWANCE, 2), novel.reason + "; held down by grammar")
+    correct, holds = grammar(story, _allowed(prompt)), consistency(story)
     return {
         "grammar": correct,
-        "creativity": novel,
-        "consistency": consistency(story),
+        "creativity": _held_down(creativity(story, known), correct, holds),
+        "consistency": holds,
         "instruct": instruct(prompt, story),
         "plot": plot(story, stopped=stopped),
     }
+
+
+def _held_down(novel: Verdict, correct: Verdict, holds: Verdict) -> Verdict:
+    """Creativity, held down by grammar or consistency where they are much lower."""
+    (low, by), own = min((correct.score or LOW, "grammar"), (holds.score or LOW, "consistency")), novel.score or LOW
+    if own <= low + NOVELTY_ALLOWANCE:
+        return novel
+    return Verdict(round(low + NOVELTY_ALLOWANCE, 2), f"{novel.reason}; held down by {by}")
 
 
 def judge_story(

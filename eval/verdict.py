@@ -41,6 +41,11 @@ def unscored(reason: str) -> Verdict:
     return Verdict(None, reason)
 
 
+def ramp(value: float, none: float, full: float) -> float:
+    """How far a value has gone from one bound to the other, in [0, 1]."""
+    return min(max((value - none) / (full - none), 0.0), 1.0)
+
+
 def graded(quality: float, evidence: Iterable[str]) -> Verdict:
     """A verdict on the 1 to 10 scale from a quality in [0, 1]; nan is refused, as it hides a failure."""
     if math.isnan(quality):

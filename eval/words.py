@@ -104,7 +104,8 @@ def accepted(word: str) -> frozenset[str]:
     return frozenset().union(*(forms(base) for base in bases(word)))
 
 
-def tokens(text: str) -> set[str]:
+@lru_cache(maxsize=256)
+def tokens(text: str) -> frozenset[str]:
     """The lower-case words of a text, possessives and parts of hyphenated words included."""
     found: set[str] = set()
     for match in WORD.finditer(text.lower().replace("’", "'")):
@@ -112,7 +113,7 @@ def tokens(text: str) -> set[str]:
         found |= {word, word.removesuffix("'s")}
         if "-" in word:
             found |= set(word.split("-"))
-    return found
+    return frozenset(found)
 
 
 def uses(text: str, word: str) -> bool:
