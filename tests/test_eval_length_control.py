@@ -65,6 +65,18 @@ def test_the_interval_covers_with_samples_of_the_same_prompts(quality: float, li
     assert 0.92 <= covered / 400 <= 0.985
 
 
+def test_samples_of_one_prompt_make_the_interval_no_narrower_and_would_if_they_counted_as_prompts() -> None:
+    rng = np.random.default_rng(6)
+    wins, longer_by, names = rng.integers(2, size=100) * 1.0, rng.normal(0.5, 1, 100), NAMES[:100]
+    once = length_controlled(wins.tolist(), names, longer_by.tolist()).controlled
+    fivefold = (np.tile(wins, 5).tolist(), np.tile(longer_by, 5).tolist())
+    again = length_controlled(fivefold[0], names * 5, fivefold[1]).controlled
+    naive = length_controlled(fivefold[0], [str(i) for i in range(500)], fivefold[1]).controlled
+    assert once and again and naive
+    assert again.high - again.low == pytest.approx(once.high - once.low, rel=0.05)
+    assert naive.high - naive.low < 0.6 * (once.high - once.low)
+
+
 def test_swapping_the_models_mirrors_the_figure_and_the_unit_of_length_does_not_matter() -> None:
     rng = np.random.default_rng(3)
     wins, longer_by, hard = rng.integers(3, size=80) / 2, rng.normal(30, 90, 80), rng.normal(0, 1, 80)
