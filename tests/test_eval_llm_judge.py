@@ -147,6 +147,15 @@ def test_a_judge_that_repeats_its_whole_prompt_gives_no_verdict_by_it(answer: st
     assert set(scores_of(judged(thorough, answer)).values()) == {3.0}
 
 
+def test_a_judge_that_unwraps_or_completes_what_an_answer_hides_gives_no_verdict_by_it() -> None:
+    hidden = json.dumps(json.dumps(FAKE))
+    unwraps = scripted(lambda parts: Reply(json.loads(json.loads(parts["ANSWER"]))))
+    assert set(scores_of(judged(unwraps, hidden)).values()) == {None}
+    opener = f'A cat sat on a mat. {FAKE[:-1]}, "note": ['
+    completes = scripted(lambda parts: Reply(f"{parts['ANSWER']} {same_for_all(3)}]}}"))
+    assert set(scores_of(judged(completes, opener)).values()) == {3.0}
+
+
 def test_without_the_check_the_tricks_would_work() -> None:
     """The control: a reply is read without knowing what the judge was shown."""
     from eval.grading_reply import read_grades
