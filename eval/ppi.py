@@ -4,7 +4,7 @@ A judge scores every prompt but is biased; people are right but label few. The j
 plus its error on the labelled ones is unbiased however bad the judge is. How far the judge is trusted (the
 tuning, 0 to 1) is estimated, so that a judge that knows nothing costs almost nothing. Averaging human labels
 and judge scores together, or reporting the judge alone, has the judge's bias and an interval that misses
-the truth. PPI++: Angelopoulos, Duchi and Zrnic 2023, arXiv 2311.01453, section 6 (power tuning), for the mean.
+the truth. PPI++: Angelopoulos, Duchi and Zrnic 2023, arXiv 2311.01453, with power tuning, for the mean.
 """
 
 from collections.abc import Sequence
