@@ -6,13 +6,14 @@ Rows of one story world share plots and phrases by nature; 5-grams keep them apa
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from datasketch import MinHash, MinHashLSH
 
 SHINGLE = 5  # words
 PERMUTATIONS = 128
+REPORTED = 100  # rows between two reports
 WEIGHTS = (0.1, 0.9)  # a false candidate costs one count, a missed one stays in the data
 
 
@@ -38,8 +39,10 @@ def jaccard(first: frozenset[bytes], second: frozenset[bytes]) -> float:
     return len(first & second) / len(first | second)
 
 
-def deduplicate(rows: Sequence[dict[str, Any]], threshold: float = 0.8) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """The rows without later copies, in order, and the counts `kept`, `exact`, `near`."""
+def deduplicate(
+    rows: Sequence[dict[str, Any]], threshold: float = 0.8, report: Callable[[int], None] = lambda done: None
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The rows without later copies, in order, and the counts `kept`, `exact`, `near`; `report` hears how far it is."""
     distinct: dict[str, dict[str, Any]] = {}
     for row in rows:
         distinct.setdefault(normalised(answer(row)), row)
@@ -47,9 +50,11 @@ def deduplicate(rows: Sequence[dict[str, Any]], threshold: float = 0.8) -> tuple
     sets = [shingles(answer(row)) for row in candidates]
     index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, weights=WEIGHTS)
     kept = []
-    for place, sketch in enumerate(MinHash.bulk(sets, num_perm=PERMUTATIONS)):
+    for place, sketch in enumerate(MinHash.generator(sets, num_perm=PERMUTATIONS)):
         if all(jaccard(sets[place], sets[other]) < threshold for other in index.query(sketch)):
             index.insert(place, sketch)
             kept.append(candidates[place])
+        if place % REPORTED == 0:
+            report(place)
     counts = {"kept": len(kept), "exact": len(rows) - len(distinct), "near": len(distinct) - len(kept)}
     return kept, counts

@@ -1,13 +1,18 @@
 """Held-out negative log-likelihood of answers: nats a supervised token, row by row."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from posttrain.lm.token_row import TokenRow
 
 
-def row_nll(model: Any, rows: Sequence[TokenRow], batch_size: int = 16) -> list[float]:
-    """Mean nats a supervised token of each row, in the model's own precision and the order of `rows`."""
+def row_nll(
+    model: Any, rows: Sequence[TokenRow], batch_size: int = 16, report: Callable[[int], None] | None = None
+) -> list[float]:
+    """Mean nats a supervised token of each row, in the model's own precision and the order of `rows`.
+
+    `report` is told how many rows are done.
+    """
     import torch
 
     order = sorted(range(len(rows)), key=lambda at: len(rows[at].input_ids))
@@ -30,4 +35,6 @@ def row_nll(model: Any, rows: Sequence[TokenRow], batch_size: int = 16) -> list[
             means = (losses * kept).sum(1) / kept.sum(1)
             for at, mean in zip(order[start : start + batch_size], means.tolist(), strict=True):
                 result[at] = mean
+            if report is not None:
+                report(start + len(chosen))
     return result

@@ -63,12 +63,14 @@ class Corpus(NamedTuple):
     starts: "NDArray[np.int64]"
 
 
-def pack(tokenizer: "Tokenizer", texts: list[str], end_id: int) -> Corpus:
+def pack(tokenizer: "Tokenizer", texts: list[str], end_id: int, tick: Tick | None = None) -> Corpus:
     """Concatenate documents to one uint16 array, the end token after each."""
     parts: list[NDArray[np.uint16]] = []
     for start in range(0, len(texts), PACKED_AT_ONCE):  # an Encoding takes a hundred times the memory of its ids
         for encoded in tokenizer.encode_batch(texts[start : start + PACKED_AT_ONCE], add_special_tokens=False):
             parts.append(np.array([*encoded.ids, end_id], dtype=np.uint16))
+        if tick is not None:
+            tick(len(parts))
     ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
     return Corpus(np.concatenate(parts), np.concatenate([[0], ends[:-1]]).astype(np.int64))
 

@@ -53,6 +53,7 @@ class TrainResult(NamedTuple):
     supervised_tokens: int
     steps: int
     seconds: float
+    packing: bool
 
 
 def mixed_precision() -> bool:
@@ -96,6 +97,7 @@ def train(
         supervised_tokens=int(sum(entry["supervised_tokens"] for entry in steps)),
         steps=trainer.state.global_step,
         seconds=sum(entry["seconds"] for entry in steps),
+        packing=packing,
     )
 
 

@@ -11,6 +11,7 @@ from posttrain.errors import PosttrainError
 from posttrain.lm.pretraining import Architecture, Pretraining
 from posttrain.rows import read_rows
 
+TOLD_AT_ONCE = 1_000  # documents between two steps of the progress bar
 COPIED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 
 
@@ -108,11 +109,12 @@ def _from_scratch(config: BaseConfig, shape: Architecture, ctx: StageContext) ->
     from posttrain.lm.pretraining import new_model, nll, pack, pretrain
     from posttrain.lm.tokenizer import CHAT_TOKENS, END, PAD, fertility, save_tokenizer, train_tokenizer
 
-    ctx.say("reading the corpus and training the tokenizer")
-    training, held = _documents(config)
+    training, held = _documents(config, ctx)
+    ctx.say(f"training the tokenizer on {min(config.tokenizer.documents, len(training)):,} documents")
     bpe = train_tokenizer(training[: config.tokenizer.documents], config.tokenizer.vocab_size)
     end, pad = CHAT_TOKENS.index(END), CHAT_TOKENS.index(PAD)
-    corpus, held_corpus = pack(bpe, training, end), pack(bpe, held, end)
+    with ctx.progress(len(training), "documents encoded") as tick:
+        corpus, held_corpus = pack(bpe, training, end, tick), pack(bpe, held, end)
     length = config.training.sequence_length
     if min(len(corpus.ids), len(held_corpus.ids)) < 2 * length:
         raise PosttrainError(
@@ -146,7 +148,7 @@ def _from_scratch(config: BaseConfig, shape: Architecture, ctx: StageContext) ->
     }
 
 
-def _documents(config: BaseConfig) -> tuple[list[str], list[str]]:
+def _documents(config: BaseConfig, ctx: StageContext) -> tuple[list[str], list[str]]:
     """Training and held-out documents; which is which depends on the document's text alone."""
     from data_gen.corpus import documents, held_out
 
@@ -154,7 +156,12 @@ def _documents(config: BaseConfig) -> tuple[list[str], list[str]]:
     if corpus.source is not None:
         texts = [_text(row, number, corpus.source) for number, row in enumerate(read_rows(corpus.source), start=1)]
     else:
-        texts = list(documents(config.seed, corpus.documents, corpus.mixture))
+        with ctx.progress(corpus.documents, "documents told") as tick:
+            texts = []
+            for text in documents(config.seed, corpus.documents, corpus.mixture):
+                texts.append(text)
+                if len(texts) % TOLD_AT_ONCE == 0:
+                    tick(len(texts))
     held = [held_out(text, corpus.hold_out) for text in texts]
     split = ([t for t, out in zip(texts, held, strict=True) if out is wanted] for wanted in (False, True))
     training, held_back = split

@@ -47,7 +47,8 @@ def run(config: GenerateConfig, ctx: StageContext) -> Metrics:
 
     rows, counts = _made(config, ctx)
     counts["control strings removed"] = _strip(rows)
-    rows, same = deduplicate(rows, config.near_duplicates)
+    with ctx.progress(len(rows), "rows compared") as tick:
+        rows, same = deduplicate(rows, config.near_duplicates, tick)
     prompts = read_rows(config.hold_out) if config.hold_out else []
     rows, held = drop_held_out(rows, prompts)
     counts |= same | {"equal to a held-out prompt": held}

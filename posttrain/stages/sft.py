@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from posttrain.chain.stage import Config, Metrics, Stage, StageContext, StepConfig
+from posttrain.chain.stage import Config, Metrics, Progress, Stage, StageContext, StepConfig
 from posttrain.errors import PosttrainError
 from posttrain.rows import Row, read_rows
 
@@ -68,8 +68,8 @@ def run(config: SFTConfig, ctx: StageContext) -> Metrics:
     path = local_directory(ctx.inputs["model"])
     tokenizer = load_tokenizer(path)
     chat = ChatFormat(tokenizer, str(path))
-    rows, dropped = _token_rows(ctx.inputs["data"].path / "train.jsonl", chat, config.max_length)
-    held, _ = _token_rows(ctx.inputs["data"].path / "test.jsonl", chat, config.max_length)
+    rows, dropped = _token_rows(ctx.inputs["data"].path / "train.jsonl", chat, config.max_length, ctx.progress)
+    held, _ = _token_rows(ctx.inputs["data"].path / "test.jsonl", chat, config.max_length, ctx.progress)
     _check_dropped(config, len(rows), dropped, len(held))
     model = load_model(path).to(device())
     context = model.config.get_text_config().max_position_embeddings
@@ -83,7 +83,8 @@ def run(config: SFTConfig, ctx: StageContext) -> Metrics:
     torch.manual_seed(config.seed)  # the adapter's first values come from the global generator
     if not config.full:
         model = add_lora(model, **config.lora.model_dump(), train_token_ids=sorted(chat.control_ids))
-    before = row_nll(model, held)  # a fresh adapter changes no logit
+    with ctx.progress(len(held), "held-out rows") as tick:
+        before = row_nll(model, held, report=tick)  # a fresh adapter changes no logit
     with ctx.progress(0, "step") as tick:
         result = train(
             model,
@@ -92,7 +93,8 @@ def run(config: SFTConfig, ctx: StageContext) -> Metrics:
             checkpoint_dir=ctx.work / "checkpoints",
             on_step=lambda step, steps, logs: tick(step, f"loss {logs['loss']:.2f}", steps),
         )
-    after = row_nll(model, held)
+    with ctx.progress(len(held), "held-out rows") as tick:
+        after = row_nll(model, held, report=tick)
     _save(model, tokenizer, config, ctx, path)
     return _metrics(config, rows, dropped, result, before, after)
 
@@ -107,7 +109,7 @@ def _set_attention(model: Any, name: str) -> None:
         ) from None
 
 
-def _token_rows(path: Path, chat: Any, max_length: int) -> tuple[list[Any], int]:
+def _token_rows(path: Path, chat: Any, max_length: int, progress: Progress) -> tuple[list[Any], int]:
     """Rendered rows that fit `max_length`, and how many did not."""
     from posttrain.lm.chat import check_rendering
 
@@ -115,7 +117,11 @@ def _token_rows(path: Path, chat: Any, max_length: int) -> tuple[list[Any], int]
     for number, row in enumerate(rows, start=1):
         _check_row(row, path, number)
     check_rendering(chat, rows[0]["messages"])
-    rendered = [chat.row(row["id"], row["messages"]) for row in rows]
+    with progress(len(rows), "rows rendered") as tick:
+        rendered = []
+        for row in rows:
+            rendered.append(chat.row(row["id"], row["messages"]))
+            tick(len(rendered))
     kept = [row for row in rendered if len(row.input_ids) <= max_length]
     return kept, len(rendered) - len(kept)
 
@@ -217,6 +223,7 @@ def _metrics(
         "tokens": result.tokens,
         "supervised_tokens": result.supervised_tokens,
         "steps": result.steps,
+        "packing": result.packing,
         "tokens_per_second": round(result.tokens / max(result.seconds, 1e-9), 1),
         "loss": loss,
         "held_out_nll": {
