@@ -83,7 +83,7 @@ def _parameters(xllamacpp: Any, path: str, context: int, slots: int, threads: in
 def _main() -> None:
     """The server's process: say the address, then stay until the other end of the pipe is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that started it
-    import xllamacpp  # type: ignore[import-untyped]
+    import xllamacpp
 
     server = xllamacpp.Server(_parameters(xllamacpp, **json.loads(sys.argv[1])))
     print(server.listening_address, flush=True)
