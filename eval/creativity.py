@@ -1,9 +1,9 @@
-"""Is the story its own? Variety inside the text and novelty against the answers to other prompts.
+"""Is the story its own? Variety inside the text, novelty against the training rows and the answers to other prompts.
 
-A model that tells one story whatever it is asked has collapsed, and only a look at its other answers shows
-it. So each run of four words is charged with the share of the *other prompts* whose answers have it too.
-Variety is measured in windows of fixed size, which keeps it from being length in disguise. What stands word for
-word in the training rows is not its own either.
+What stands word for word in the training rows is not its own. And a model that tells one story whatever it is asked
+has collapsed, which only a look at its other answers shows: each run of four words is charged with the share of the
+*other prompts* whose answers have it too. Variety is measured in windows of fixed size, which keeps it from being
+length in disguise.
 """
 
 from collections.abc import Collection, Mapping
@@ -32,11 +32,11 @@ class Shared:
     answers: Mapping[str, Collection[Gram]]  # prompt id to the grams of its answers
     counts: Mapping[Gram, int]
 
-    def frequency(self, gram: Gram, prompt: str) -> float:
-        """The share of the prompts other than this one whose answers have a gram."""
+    def frequencies(self, grams: Collection[Gram], prompt: str) -> list[float]:
+        """For each gram the share of the prompts other than this one whose answers have it."""
         own = self.answers.get(prompt)
-        others = len(self.answers) - (own is not None)
-        return (self.counts.get(gram, 0) - (own is not None and gram in own)) / max(1, others)
+        others = max(1, len(self.answers) - (own is not None))
+        return [(self.counts.get(gram, 0) - (own is not None and gram in own)) / others for gram in grams]
 
 
 class Known(NamedTuple):
@@ -72,11 +72,11 @@ def _spread(runs: list[Gram]) -> float:
 
 def _novelty(story: Story, prompt: str, shared: Shared) -> tuple[float, float]:
     """Mean share of other prompts per run of four words, and the share of rare words among content words."""
-    runs = set(ngrams(story.words, RUN))
-    copied = sum(shared.frequency(run, prompt) for run in runs) / max(1, len(runs))
-    content = {word for word in story.words if word not in FUNCTION}
-    rare = sum(shared.frequency((word,), prompt) < RARE and known(word) for word in content) / max(1, len(content))
-    return copied, rare
+    runs = shared.frequencies(set(ngrams(story.words, RUN)), prompt)
+    content = sorted({word for word in story.words if word not in FUNCTION})
+    told = shared.frequencies([(word,) for word in content], prompt)
+    rare = sum(frequency < RARE and known(word) for word, frequency in zip(content, told, strict=True))
+    return sum(runs) / max(1, len(runs)), rare / max(1, len(content))
 
 
 def creativity(story: Story, read: Known) -> Verdict:
@@ -106,5 +106,5 @@ def _new(story: Story, training: Training | None) -> tuple[float, list[str]]:
     run = " ".join(story.words[found.start : found.start + min(found.longest, SHOWN)])
     dots = "..." if found.longest > SHOWN else ""
     told = f"'{run}{dots}' {found.longest} words as in the training rows"
-    left = 1 - ramp(found.longest / len(story.words), 0.1, 1.0)
+    left = (1 - ramp(found.longest / len(story.words), 0.1, 1.0)) * (1 - 0.5 * ramp(found.share, 0.9, 1.0))
     return left, [told, f"{found.share:.0%} in runs of {COPIED_RUN} such words and more"]

@@ -1,27 +1,18 @@
 """Stories damaged on purpose, which a judge worth its score must rank below the intact ones.
 
-The same damage serves the tests and the calibration printed here. Each kind is a pure
-function of the story and a random generator.
-
-    python -m eval.damages stories.jsonl       # rows with "text"; prints the AUC per damage and axis
+Each damage is a pure function of the story and a random generator; `another` and `spliced` take a batch. Tests and
+`bench/orderings.py` use them.
 """
 
-import json
 import random
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-from eval.prose import parse
-from eval.statistics import auc
-from eval.story_rules import AXES, judge_batch
-from eval.verdict import scores
+from eval.prose import FUNCTION, parse
+from eval.words import bases, forms
 
 Damage = Callable[[str, random.Random], str]
-SAMPLE = 300
-SHORTEST, LONGEST = 60, 350  # words of the stories that calibrate
+SLIPS = 0.04  # of the words
 
 
 def shuffled_sentences(text: str, rng: random.Random) -> str:
@@ -57,13 +48,39 @@ def looped(text: str, rng: random.Random) -> str:
     return " ".join(told + [told[-1]] * (len(sentences) - len(told)))
 
 
+def swapped_neighbours(text: str, rng: random.Random) -> str:
+    """One word in 25 changes places with the next one."""
+    words = text.split(" ")
+    for _ in range(round(SLIPS * len(words))):
+        place = rng.randrange(len(words) - 1)
+        if words[place].isalpha() and words[place].islower() and words[place + 1].isalpha():
+            words[place], words[place + 1] = words[place + 1], words[place]
+    return " ".join(words)
+
+
+def wrong_forms(text: str, rng: random.Random) -> str:
+    """One word in 25 takes another form of itself: "walks" for "walked"."""
+    words = text.split(" ")
+    other = {
+        place: sorted(frozenset().union(*(forms(base) for base in bases(word))) - {word})
+        for place, word in enumerate(words)
+        if word.isalpha() and word.islower() and word not in FUNCTION
+    }
+    places = [place for place, found in other.items() if found]
+    for place in rng.sample(places, min(len(places), round(SLIPS * len(words)))):
+        words[place] = rng.choice(other[place])
+    return " ".join(words)
+
+
 DAMAGES: Mapping[str, Damage] = MappingProxyType(
     {
-        "shuffled sentences": shuffled_sentences,
-        "shuffled words": shuffled_words,
+        "sentences shuffled": shuffled_sentences,
+        "words shuffled": shuffled_words,
         "cut in a sentence": cut_in_a_sentence,
         "cut after a sentence": cut_after_a_sentence,
         "looped": looped,
+        "neighbours swapped": swapped_neighbours,
+        "wrong forms": wrong_forms,
     }
 )
 
@@ -77,34 +94,6 @@ def spliced(texts: Sequence[str]) -> list[str]:
     ]
 
 
-def axis_scores(texts: Sequence[str], asked: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Scores of a batch of stories by axis, each told for a prompt of its own and stopped."""
-    prompts = {str(number): asked for number in range(len(texts))}
-    rows = [{"id": str(number), "text": text, "stopped": True} for number, text in enumerate(texts)]
-    verdicts = judge_batch(prompts, rows)
-    return {axis: scores(verdict[axis] for verdict in verdicts) for axis in AXES}
-
-
-def _line(name: str, found: Mapping[str, Sequence[float]], real: Mapping[str, Sequence[float]]) -> str:
-    figures = [f"{sum(found[axis]) / len(found[axis]):5.2f} ({auc(real[axis], found[axis]):.2f})" for axis in AXES]
-    return f"{name:22}" + "  ".join(f"{figure:13}" for figure in figures)
-
-
-def main(path: str) -> None:
-    """Print mean score and AUC of intact over damaged, by damage and axis."""
-    rows = [json.loads(line)["text"] for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    fit = [text for text in rows if SHORTEST < len(text.split()) < LONGEST]
-    texts = random.Random(0).sample(fit, min(SAMPLE, len(fit)))
-    asked = {"features": ["dialogue", "conflict"]}
-    real = axis_scores(texts, asked)
-    print(f"{'mean (AUC)':22}" + "  ".join(f"{axis:13}" for axis in AXES))
-    print(_line("intact", real, real))
-    for name, damage in DAMAGES.items():
-        rng = random.Random(0)
-        print(_line(name, axis_scores([damage(text, rng) for text in texts], asked), real))
-    print(_line("spliced", axis_scores(spliced(texts), asked), real))
-    print(_line("one for all", axis_scores([texts[0]] * len(texts), asked), real))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+def another(texts: Sequence[str]) -> list[str]:
+    """For each story the next one."""
+    return [*texts[1:], *texts[:1]]

@@ -33,7 +33,7 @@ WANTED = (
 
 def _form(word: str, base: str, kind: str) -> str | None:
     """The class of one form of a base word of one kind, or None where the kind has no such form."""
-    if word == base and base not in BASE_OF.get(base, ()):
+    if word == base:
         return BASE_TAGS[kind]
     if word.endswith("ing"):
         return "VG" if kind == "v" else None
@@ -58,7 +58,7 @@ def classes(word: str) -> tuple[str, ...]:
             tag = _form(word, base, kind)
             if tag and tag not in found:
                 found.append(tag)
-            if tag == "V" and base in BASE_OF.get(base, ()):
+            if tag == "V" and base == word and base in BASE_OF.get(base, ()) and "VD" not in found:
                 found.append("VD")  # put, let, hit
     return tuple(found) or (("R",) if word.endswith("ly") else (UNKNOWN,))
 

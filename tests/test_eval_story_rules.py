@@ -1,30 +1,19 @@
-"""The rule judge ranks real stories over damaged ones, on the axis that should see the damage."""
+"""The rule judge on rows: good and damaged stories, attacks, what it cannot judge, and no text that breaks it.
 
-import json
+Whole orderings on real stories are in test_eval_orderings.py.
+"""
+
 import random
 import statistics
-import time
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eval.damages import (
-    Damage,
-    cut_after_a_sentence,
-    cut_in_a_sentence,
-    looped,
-    shuffled_sentences,
-    shuffled_words,
-    spliced,
-)
-from eval.statistics import auc
+from eval.damages import cut_in_a_sentence, looped, shuffled_sentences, shuffled_words
 from eval.story_rules import AXES, judge_batch, judge_story
 from eval.verdict import Verdict
 
-REAL = Path(__file__).parents[2] / "shared" / "data" / "tinystories" / "train.jsonl"
 ASKED: dict[str, Any] = {"words": ["key", "run", "calm"], "features": ["dialogue"], "hero": "Mia"}
 TALES = (
     "Once upon a time, there was a girl named Mia. She had a small key. One day, she wanted to run to "
@@ -50,14 +39,6 @@ TALES = (
 )
 
 
-@cache
-def _real() -> tuple[str, ...]:
-    if not REAL.exists():
-        pytest.skip("needs ../shared/data/tinystories")
-    rows = [json.loads(line)["text"] for line in REAL.read_text(encoding="utf-8").splitlines()]
-    return tuple(random.Random(3).sample([text for text in rows if 60 < len(text.split()) < 350], 150))
-
-
 def _batch(texts: tuple[str, ...] | list[str], *, stopped: bool = True) -> list[dict[str, Verdict]]:
     prompts = {str(number): {"id": str(number), **ASKED} for number in range(len(texts))}
     return judge_batch(prompts, [{"id": str(i), "text": text, "stopped": stopped} for i, text in enumerate(texts)])
@@ -65,61 +46,6 @@ def _batch(texts: tuple[str, ...] | list[str], *, stopped: bool = True) -> list[
 
 def _scores(verdicts: list[dict[str, Verdict]], axis: str) -> list[float]:
     return [verdict[axis].score for verdict in verdicts if verdict[axis].score is not None]
-
-
-@cache
-def _real_scores(axis: str) -> tuple[float, ...]:
-    return tuple(_scores(_batch(_real()), axis))
-
-
-@pytest.mark.parametrize("axis", ["grammar", "consistency", "plot", "creativity"])
-def test_real_stories_score_high(axis: str) -> None:
-    assert statistics.mean(_real_scores(axis)) >= 8
-
-
-@pytest.mark.parametrize(
-    ("damage", "axis", "least"),
-    [
-        (shuffled_words, "grammar", 0.99),
-        (cut_in_a_sentence, "grammar", 0.9),
-        (shuffled_sentences, "consistency", 0.9),
-        (looped, "consistency", 0.95),
-        (looped, "creativity", 0.95),
-        (looped, "plot", 0.95),
-        (shuffled_words, "plot", 0.9),
-        (cut_in_a_sentence, "plot", 0.95),
-        (cut_after_a_sentence, "plot", 0.85),
-    ],
-)
-def test_a_damaged_story_scores_lower_on_the_axis_that_sees_it(damage: Damage, axis: str, least: float) -> None:
-    rng = random.Random(0)
-    damaged = [damage(text, rng) for text in _real()]
-    assert auc(_real_scores(axis), _scores(_batch(damaged), axis)) >= least
-
-
-def test_a_story_that_changes_its_subject_half_way_is_less_consistent() -> None:
-    assert auc(_real_scores("consistency"), _scores(_batch(spliced(_real())), "consistency")) >= 0.8
-
-
-def test_an_axis_does_not_punish_what_is_not_its_affair() -> None:
-    rng = random.Random(0)
-    shuffled = _batch([shuffled_sentences(text, rng) for text in _real()])
-    assert abs(auc(_real_scores("grammar"), _scores(shuffled, "grammar")) - 0.5) < 0.05
-    assert abs(auc(_real_scores("instruct"), _scores(shuffled, "instruct")) - 0.5) < 0.05
-
-
-def test_no_axis_is_constant_or_mere_length() -> None:
-    for axis in AXES:
-        assert statistics.pstdev(_real_scores(axis)) > 0.1
-        lengths = [float(len(text.split())) for text in _real()]
-        assert abs(statistics.correlation(_real_scores(axis), lengths)) < 0.5
-
-
-def test_a_hundred_stories_are_judged_in_a_second() -> None:
-    texts = _real()
-    start = time.process_time()
-    _batch(texts)
-    assert len(texts) / (time.process_time() - start) > 100  # measured 650; slack for a busy machine
 
 
 @pytest.mark.parametrize("tale", TALES, ids=["key", "fox", "boat", "bear", "goat"])
