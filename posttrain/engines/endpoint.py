@@ -38,6 +38,9 @@ class Endpoint(Config):
     api_key_env: str | None = Field(
         None, description="the environment variable with the key; for OpenAI itself OPENAI_API_KEY, else no key"
     )
+    served_as: str | None = Field(
+        None, description="the endpoint's name in the journal where its port changes, such as its model file's sha256"
+    )
     max_tokens: int = Field(512, ge=1)
     temperature: float | None = Field(0.0, ge=0, description="null leaves it to the endpoint")
     top_p: float | None = Field(None, gt=0, le=1)
@@ -192,7 +195,9 @@ def body_of(endpoint: Endpoint, request: Request) -> dict[str, Any]:
 def key_of(endpoint: Endpoint, request: Request) -> str:
     """sha256 of the canonical request: where it goes, all that is sent, and which sample it is."""
     try:
-        return digest({"url": endpoint.base_url, "body": body_of(endpoint, request), "nth": request.nth})
+        return digest(
+            {"url": endpoint.served_as or endpoint.base_url, "body": body_of(endpoint, request), "nth": request.nth}
+        )
     except TypeError as error:
         raise PosttrainError(
             f"a request to {endpoint.model}: {error}; text, numbers, lists and objects are allowed. Correct the prompt."

@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from posttrain.engines.budget import Budget, cost_of, exceeded, limit_of, price_of, worst_amount
@@ -86,8 +87,8 @@ async def _ask_all(run: Run, jobs: Sequence[Job], found: dict[str, Answer | Fail
         crew = _Crew(run, wire, clerk, jobs, found, tick)
         try:
             await crew.work()
-        finally:  # what was interrupted: answers that came are kept, other calls may have been billed
-            run.journal.write([*clerk.close(), *(Settlement(call, "lost") for call in crew.in_flight)])
+        finally:
+            clerk.close()
     if crew.stop:
         raise crew.stop
 
@@ -98,7 +99,9 @@ class _Clerk:
     def __init__(self, journal: Journal) -> None:
         self.journal, self.thread = journal, ThreadPoolExecutor(1, "journal")
         self.waiting: list[tuple[Settlement | Claim, asyncio.Future[Outcome]]] = []
+        self.batch: list[tuple[Settlement | Claim, asyncio.Future[Outcome]]] = []
         self.flushing: asyncio.Task[None] | None = None
+        self.in_flight: set[int] = set()
 
     async def write(self, entry: Settlement | Claim) -> Outcome:
         """The outcome of an entry, once it is on the disk."""
@@ -108,28 +111,40 @@ class _Clerk:
             self.flushing = asyncio.create_task(self._flush())
         return await future
 
-    def close(self) -> list[Settlement]:
-        """Wait for the write that is running; gives the settlements that an interruption left unwritten."""
+    def close(self) -> None:
+        """What an interruption left: answers that came are kept, other calls are no claims but may have been billed."""
         self.thread.shutdown()
-        return [entry for entry, _ in self.waiting if isinstance(entry, Settlement)]
+        came = [entry for entry, _ in (*self.batch, *self.waiting) if isinstance(entry, Settlement)]
+        self.journal.write([*came, *(Settlement(call, "lost") for call in self.in_flight)])
+
+    def _write(self) -> list[Outcome]:
+        """In the thread, where no interruption comes between a claim and the note of it."""
+        outcomes = self.journal.write([entry for entry, _ in self.batch])
+        for (entry, _), outcome in zip(self.batch, outcomes, strict=True):
+            if isinstance(entry, Settlement):
+                self.in_flight.discard(entry.call)
+            elif outcome.state == "ours":
+                self.in_flight.add(outcome.call)
+        return outcomes
 
     async def _flush(self) -> None:
         while self.waiting:
-            batch, self.waiting = self.waiting, []
+            self.batch, self.waiting = self.waiting, []
             outcomes: Sequence[Outcome | BaseException]
             try:
-                outcomes = await asyncio.get_running_loop().run_in_executor(
-                    self.thread, self.journal.write, [entry for entry, _ in batch]
-                )
+                outcomes = await asyncio.get_running_loop().run_in_executor(self.thread, self._write)
+            except asyncio.CancelledError:
+                raise  # `close` writes what is left
             except BaseException as error:  # handed on to everyone who waits, never swallowed
-                outcomes = [error] * len(batch)
-            for (_, future), outcome in zip(batch, outcomes, strict=True):
+                outcomes = [error] * len(self.batch)
+            for (_, future), outcome in zip(self.batch, outcomes, strict=True):
                 if future.done():
                     continue
                 if isinstance(outcome, BaseException):
                     future.set_exception(outcome)
                 else:
                     future.set_result(outcome)
+            self.batch = []
 
 
 class _Crew:
@@ -148,9 +163,8 @@ class _Crew:
         self.todo: Iterator[Job] = iter(jobs)
         self.slots = asyncio.Semaphore(run.endpoint.concurrency)
         self.workers = min(len(jobs), run.endpoint.concurrency * 3 // 2 + 1)
-        self.in_flight: set[int] = set()
         self.stop: PosttrainError | None = None
-        self.stopped = asyncio.Event()
+        self.stopped, self.news = asyncio.Event(), asyncio.Event()
         self.calm = 0.0  # no call before this moment: the endpoint asked for a pause
         self.answered, self.failed = len(found), 0
 
@@ -204,7 +218,6 @@ class _Crew:
         outcome = await self._claim(job)
         if outcome.state == "answered":
             return load_answer(outcome.answer)
-        self.in_flight.add(outcome.call)
         async with self.slots:
             if self.stop:
                 await self._settle(Settlement(outcome.call, "unsent"))
@@ -223,7 +236,8 @@ class _Crew:
 
     async def _settle(self, done: Settlement) -> Outcome:
         outcome = await self.clerk.write(done)
-        self.in_flight.discard(done.call)
+        self.news.set()  # who waits for the budget or for an equal request looks again
+        self.news = asyncio.Event()
         return outcome
 
     async def _claim(self, job: Job) -> Outcome:
@@ -239,7 +253,8 @@ class _Crew:
             if outcome.state == "over":
                 assert run.limit is not None
                 raise exceeded(run.scope, outcome.spent, job.worst, run.limit, run.journal.path)
-            await asyncio.sleep(wait)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.news.wait(), wait)
             wait = min(wait * 2, POLL[1])
 
     async def _pause(self, seconds: float) -> None:
