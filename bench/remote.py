@@ -1,0 +1,89 @@
+"""What the remote engine adds to an endpoint's own time: requests over a server that takes 50 ms for each.
+
+The ideal is the server's time alone: requests in rounds of `--concurrency`. The server is a process of its own. Then
+the same list is completed again, from the journal. A bare loop over sockets shows what this machine allows.
+
+    python bench/remote.py [--requests 1000] [--concurrency 32] [--repeats 3]
+"""
+
+import argparse
+import asyncio
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from posttrain.engines.endpoint import Answer, Endpoint, Request
+from posttrain.engines.journal import Journal
+from posttrain.engines.openai_engine import complete
+
+SERVER = Path(__file__).parents[1] / "tests" / "misbehaving_server.py"
+SECONDS = 0.05
+
+
+async def _bare(port: int, requests: int, concurrency: int) -> None:
+    """The same calls with hand-written HTTP: no client, no journal."""
+    body = json.dumps({"messages": [{"role": "user", "content": "x"}], "max_tokens": 64}).encode()
+    call = b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    left = iter(range(requests))
+
+    async def worker() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in left:
+            writer.write(call)
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.lower().split(b"content-length:")[1].split()[0]))
+        writer.close()
+
+    await asyncio.gather(*(worker() for _ in range(concurrency)))
+
+
+def _ratio(seconds: float, cpu: float, ideal: float, requests: int) -> str:
+    return f"{seconds:6.2f} s = {seconds / ideal:.2f} x ideal, {1000 * cpu / requests:.2f} ms of CPU a request"
+
+
+def measure(port: int, count: int, concurrency: int) -> None:
+    """One line each: bare, through the engine, again from the journal."""
+    endpoint = Endpoint(model="double", base_url=f"http://127.0.0.1:{port}/v1", concurrency=concurrency, max_tokens=64)
+    requests = [Request([{"role": "user", "content": f"question {n}"}]) for n in range(count)]
+    ideal = SECONDS * math.ceil(count / concurrency)
+    start, cpu = time.perf_counter(), time.process_time()
+    asyncio.run(_bare(port, count, concurrency))
+    print("bare sockets ", _ratio(time.perf_counter() - start, time.process_time() - cpu, ideal, count))
+    with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "journal.sqlite") as journal:
+        for name in ("engine       ", "again, cached"):
+            start, cpu = time.perf_counter(), time.process_time()
+            answers = complete(endpoint, requests, journal)
+            print(name, _ratio(time.perf_counter() - start, time.process_time() - cpu, ideal, count))
+            assert all(isinstance(answer, Answer) for answer in answers)
+        calls = journal.spent("").requests
+        print(f"{calls:.0f} calls sent for {count} requests asked twice")
+        if calls != count:
+            sys.exit("a request was sent twice")
+
+
+def main() -> None:
+    """Warm up, then measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--concurrency", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    server = subprocess.Popen([sys.executable, str(SERVER), str(SECONDS)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        for repeat in range(options.repeats + 1):
+            count = options.requests if repeat else options.concurrency  # first: imports and connections
+            print(f"{'run ' + str(repeat) if repeat else 'warm-up'}: {count} requests, {options.concurrency} at once")
+            measure(port, count, options.concurrency)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+if __name__ == "__main__":
+    main()
