@@ -36,7 +36,8 @@ GRADABLE = frozenset(word for row in rows("adjectives.txt") for word in row)
 
 
 def _doubles(word: str) -> bool:
-    """Whether the last consonant doubles before a vowel: stop -> stopped; "visit" and "play" keep one."""
+    """Whether the last consonant doubles before a vowel: stop -> stopped, squat; "visit" and "play" keep one."""
+    word = word.replace("qu", "qw")
     if len(word) < 3 or word[-1] in VOWELS + "wxy" or word[-2] not in VOWELS or word[-3] in VOWELS:
         return False
     return sum(letter in VOWELS for letter in word) == 1
