@@ -28,6 +28,10 @@ from eval.words import share_used, uses
         ("a well-known cat", "know"),
         ("They were building a house", "build"),
         ("It’s fun", "it"),
+        ("She leaned on him", "lean"),
+        ("The dog squatted", "squat"),
+        ("He zigzagged home", "zigzag"),
+        ("He snuck out", "sneak"),
     ],
 )
 def test_an_inflected_form_is_a_use(text: str, word: str) -> None:
@@ -49,6 +53,7 @@ def test_an_inflected_form_is_a_use(text: str, word: str) -> None:
         ("cream on ice", "ice cream"),
         ("", "run"),
         ("anything", "!"),
+        ("He drinked it", "drink"),
     ],
 )
 def test_a_look_alike_is_no_use(text: str, word: str) -> None:
@@ -62,4 +67,6 @@ def test_the_share_used_counts_each_asked_word_once() -> None:
 
 def test_known_words_include_derived_ones_and_invented_ones_are_not_known() -> None:
     assert all(known(word) for word in ("carefully", "slippery", "a", "running", "mommy", "easily", "unhappy"))
+    assert all(known(word) for word in ("bookshelves", "learned", "learnt", "parked", "friendliness", "afterwards"))
     assert not any(known(word) for word in ("chaches", "shrugge", "feafasty", "blide", "keeped"))
+    assert not any(known(word) for word in ("darked", "drinked", "nowly", "friendfround", "catched", "takeing"))
