@@ -44,10 +44,10 @@ check: install ## format, lint and types
 	$(BIN)/mypy
 
 test: install ## the default tests: offline, on the CPU, in minutes
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-all: install ## whole chains and kill tests too
-	$(BIN)/python -m pytest -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow"
 
 bench: install ## our training step beside stock TRL, in one run
 	$(BIN)/python bench/sft.py
