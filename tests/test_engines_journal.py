@@ -109,9 +109,9 @@ def test_a_cheap_answer_gives_its_reservation_back(path: Path) -> None:
         assert states(*journal.write([wish("b", limit=limit)])) == ["ours"]
 
 
-def test_without_the_sum_a_budget_is_passed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_check_a_budget_is_passed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control of the two above."""
-    monkeypatch.setattr(Journal, "_spent", lambda self, scope: Amount())
+    monkeypatch.setattr(journal_module, "exceeds", lambda amount, limit: False)
     with Journal(path) as journal:
         assert states(*journal.write([wish(key, limit=Amount(2, 200, 2.0)) for key in "abc"])) == ["ours"] * 3
 
@@ -257,6 +257,20 @@ def test_processes_that_make_it_at_the_same_moment_share_it(path: Path) -> None:
     assert [child.wait() for child in children] == [0, 0, 0]
     with Journal(path) as journal:
         assert states(*journal.write([wish()])) == ["ours"]
+
+
+def test_a_journal_that_another_process_made_first_is_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = journal_file._connect
+
+    def slowly(draft: Path) -> sqlite3.Connection:
+        monkeypatch.undo()
+        with Journal(path) as other:
+            answer(other)
+        return connect(draft)
+
+    monkeypatch.setattr(journal_file, "_connect", slowly)
+    with Journal(path) as journal:
+        assert journal.answers(["k"]) == {"k": "hello"}
 
 
 def killed(seed: int, *wanted: str) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from misbehaving_server import FAULTS, Call, Reply, Server, chat, good, serving, status, text_for
 
-from posttrain.engines import openai_engine, wire
+from posttrain.engines import openai_engine
 from posttrain.engines.endpoint import Answer, Endpoint, Failure, Request, Usage, body_of
 from posttrain.engines.journal import Journal
 from posttrain.engines.openai_engine import complete
@@ -266,6 +266,18 @@ def test_an_interrupted_run_keeps_its_answers_and_claims_nothing(journal: Journa
         assert len(server.calls) == sent + 30 - kept
 
 
+def test_an_answer_is_in_the_file_before_anyone_is_told_of_it(journal: Journal) -> None:
+    told: list[tuple[int, int]] = []
+    with serving() as server, Journal(journal.path) as reader:
+
+        def tick(done: int, note: str = "") -> None:
+            told.append((done, reader.db.execute("SELECT count(*) FROM answers").fetchone()[0]))
+
+        complete(endpoint(server), numbered(30), journal, tick=tick)
+    assert [done for done, _ in told] == list(range(1, 31))
+    assert all(stored >= done for done, stored in told)
+
+
 def test_progress_counts_what_the_journal_had(journal: Journal) -> None:
     seen: list[tuple[int, str]] = []
     with serving(lambda call: status(400)(call) if "5" in call.prompt else good(call)) as server:
@@ -274,20 +286,6 @@ def test_progress_counts_what_the_journal_had(journal: Journal) -> None:
         complete(where, numbered(6), journal, tick=lambda done, note="": seen.append((done, note)))
     assert [done for done, _ in seen] == [2, 3, 4, 5, 6]
     assert seen[0][1] == "2 from the journal" and seen[-1][1] == "1 failed"
-
-
-def test_loopback_is_reached_past_any_proxy(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    with serving() as server:
-        assert isinstance(complete(endpoint(server, retries=0), [ask("x")], journal)[0], Answer)
-    assert wire.proxy_for("http://models.example/v1") == "http://127.0.0.1:9"
-    monkeypatch.setenv("no_proxy", "models.example")
-    assert wire.proxy_for("http://models.example/v1") is None
-    monkeypatch.setenv("https_proxy", "socks5://user:secret@127.0.0.1:9")
-    with pytest.raises(PosttrainError, match=r"https_proxy") as error:
-        wire.proxy_for("https://other.example/v1")
-    assert "secret" not in str(error.value)
 
 
 def test_the_engine_is_imported_without_its_client() -> None:

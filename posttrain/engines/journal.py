@@ -83,6 +83,7 @@ class Journal:
         self.path, self.lock = path, threading.Lock()
         self.db = open_file(path)
         self.owner = _owner()
+        self.sums: dict[str, Amount] = {}  # spent by scope, within one transaction
         with self._transaction():
             self._bury_the_dead()
 
@@ -116,11 +117,13 @@ class Journal:
             return self._spent(scope)
 
     def write(self, entries: Sequence[Settlement | Claim]) -> list[Outcome]:
-        """All entries in one transaction, on the disk when this returns."""
+        """All entries in one transaction, on the disk when this returns. Settlements first cost least time."""
         with self._transaction():
+            self.sums.clear()
             return [self._settle(entry) if isinstance(entry, Settlement) else self._claim(entry) for entry in entries]
 
     def _settle(self, done: Settlement) -> Outcome:
+        self.sums.clear()
         if done.state == "unsent":
             self.db.execute("DELETE FROM calls WHERE id = ?", (done.call,))
             return Outcome("settled")
@@ -150,10 +153,11 @@ class Journal:
             if self._in_flight("key", wish.key):
                 return Outcome("taken")
         if wish.limit is not None:
-            spent = self._spent(wish.scope)
+            spent = self.sums.get(wish.scope) or self._spent(wish.scope)
             if any(map(exceeds, spent + wish.worst, wish.limit)):
                 self._bury_the_dead()
                 return Outcome("full" if self._in_flight("scope", wish.scope) else "over", spent=spent)
+            self.sums[wish.scope] = spent + wish.worst
         now = time.time()
         cursor = self.db.execute(
             "INSERT INTO calls (key, scope, url, owner, state, sent, lease, tokens, usd) "
@@ -215,7 +219,7 @@ class Journal:
 
 def exceeds(amount: float, limit: float) -> bool:
     """Above the limit by more than a billionth: sums of cents are not exact."""
-    return amount - limit > 1e-9
+    return amount - limit > 1e-9 * max(limit, 1.0)
 
 
 def _digest(key: str, answer: str) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sqlite3
+import threading
 from pathlib import Path
 
 from posttrain.errors import PosttrainError
@@ -78,7 +79,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _make(path: Path) -> None:
     """Under another name first, so that a killed process leaves no journal rather than half of one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     draft.unlink(missing_ok=True)
     db = _connect(draft)
     try:

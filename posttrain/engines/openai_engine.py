@@ -129,7 +129,8 @@ class _Clerk:
 
     async def _flush(self) -> None:
         while self.waiting:
-            self.batch, self.waiting = self.waiting, []
+            self.batch = sorted(self.waiting, key=lambda pair: isinstance(pair[0], Claim))  # what is settled, first
+            self.waiting = []
             outcomes: Sequence[Outcome | BaseException]
             try:
                 outcomes = await asyncio.get_running_loop().run_in_executor(self.thread, self._write)
