@@ -5,7 +5,7 @@ letters, without what `eval.spelling` derives and what WordNet knows as offensiv
 that its counted senses have in a quarter of cases and more, a plus, and the rarer ones. Both come as Debian packages
 (`scowl`, `wordnet-base`), whose notices the file repeats.
 
-    python bench/lexicon.py /usr/share/dict/scowl /usr/share/wordnet > eval/lexicon/english.txt
+    python -m bench.lexicon /usr/share/dict/scowl /usr/share/wordnet > eval/lexicon/english.txt
 """
 
 import re

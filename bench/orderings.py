@@ -3,8 +3,8 @@
 Real stories are those of ../shared, whose texts ask for what they have (`data_gen.backtranslate`); every second one
 was used to write the rules and every other one is held out. Without them the story world stands in.
 
-    python -m bench.orderings                  # the held-out half; model samples are kept in runs/story_samples
-    python -m bench.orderings --half develop
+    python -m bench.orderings                     # the held-out half; model samples are kept in runs/story_samples
+    python -m bench.orderings --stories told      # the story world
 """
 
 import argparse
@@ -34,6 +34,7 @@ STORYTELLER = ROOT / "models" / "storyteller-1m"
 HALVES = ("develop", "held-out")
 COLUMNS = (*AXES, "mean")
 Verdicts = dict[str, Verdict]
+Group = tuple[list[Row], list[Verdicts]]
 
 
 class Gold(NamedTuple):
@@ -140,12 +141,19 @@ def ranks(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
-def correlations(verdicts: Sequence[Verdicts]) -> dict[tuple[str, str], tuple[float, float]]:
-    """Pearson's and Spearman's correlation of each two axes, over the rows in which both are scored."""
+def correlations(groups: Sequence[Sequence[Verdicts]]) -> dict[tuple[str, str], tuple[float, float]]:
+    """Pearson's and Spearman's correlation of each two axes, over the rows in which both are scored.
+
+    Of several groups the means are taken away first: what is left is how the axes go together within a group.
+    """
     found = {}
     for left, right in combinations(AXES, 2):
-        pairs = [(v[left].score, v[right].score) for v in verdicts if None not in (v[left].score, v[right].score)]
-        one, two = zip(*pairs, strict=True)
+        pairs = [
+            [(v[left].score, v[right].score) for v in group if None not in (v[left].score, v[right].score)]
+            for group in groups
+        ]
+        centred = [np.asarray(group) - np.mean(group, axis=0) for group in pairs if group]
+        one, two = np.concatenate(centred).T
         found[left, right] = (float(np.corrcoef(one, two)[0, 1]), float(np.corrcoef(ranks(one), ranks(two))[0, 1]))
     return found
 
@@ -166,51 +174,59 @@ def _line(ordering: Ordering) -> str:
     return f"| {ordering.name} | {' | '.join(cells)} | {paired_share(ordering):.3f} |"
 
 
-def main() -> None:
-    """Print the tables of docs/judge.md."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--half", choices=HALVES, default="held-out")
-    parser.add_argument("--count", type=int, default=400)
-    parser.add_argument("--kept", type=Path, default=ROOT / "runs" / "story_samples")
-    arguments = parser.parse_args()
-    gold = real_gold(arguments.half, arguments.count) if REAL.is_file() else world_gold(arguments.count)
-    print(f"{len(gold.rows)} stories, {'real, ' + arguments.half if REAL.is_file() else 'told'}: mean (AUC)\n")
-    print(f"| | {' | '.join(COLUMNS)} | paired |")
-    print("|---|" + "---|" * (len(COLUMNS) + 1))
-    orderings = [*damaged(gold), copied(gold), patched(gold)]
+def _print_orderings(orderings: Sequence[Ordering]) -> None:
+    print(f"Mean score (AUC)\n\n| | {' | '.join(COLUMNS)} | paired |\n|{'---|' * (len(COLUMNS) + 2)}")
     print(_line(Ordering("gold", orderings[0].better, orderings[0].better)))
-    groups = {"stories": (gold.rows, orderings[0].better)}
-    if STORIES260K.is_dir():
-        for heat in (1.0, 0.7, 0.4):
-            rows = unprompted(STORIES260K, arguments.count, heat, 11, arguments.kept)
-            groups[f"stories260k, temperature {heat}"] = (rows, freely(rows))
-            ended = [row for row in rows if row["stopped"]]
-            orderings += sampled(gold, rows, f"stories260k at {heat}")[: 2 if heat == 1 else 1]
-            orderings += sampled(gold, ended, f"stories260k at {heat}, ended")[:1]
     print("\n".join(_line(ordering) for ordering in orderings))
-    _print_models(groups, world_gold(arguments.count, 99).prompts, arguments.kept)
 
 
-def _print_models(
-    groups: dict[str, tuple[list[Row], list[Verdicts]]], prompts: Mapping[str, Mapping[str, Any]], kept: Path
-) -> None:
-    for heat in (1.0, 0.7):
-        rows = asked(STORYTELLER, list(prompts.values()), heat, 11, kept)
-        groups[f"storyteller-1m, temperature {heat}"] = (rows, judge_batch(prompts, rows))
-    print("\nMean and standard deviation of each axis, and what length explains of the mean (R²):\n")
+def _print_spread(groups: Mapping[str, Group]) -> None:
+    print(f"\nMean ± standard deviation, and what length explains of the mean (R²)\n\n| | {' | '.join(AXES)} | R² |")
+    print("|---" * (len(AXES) + 2) + "|")
     for name, (rows, verdicts) in groups.items():
         cells = [f"{np.mean(found):.2f} ± {np.std(found):.2f}" if (found := column(verdicts, a)) else "" for a in AXES]
         print(f"| {name} | {' | '.join(cells)} | {length_explains(rows, verdicts):.2f} |")
     every = [row for rows, _ in groups.values() for row in rows]
     verdicts = [verdict for _, found in groups.values() for verdict in found]
-    print(f"\nall {len(every)}: R² of length {length_explains(every, verdicts):.2f}\n\nPearson / Spearman:\n")
-    found = correlations(verdicts)
-    for left in AXES[:-1]:
-        cells = [
-            f"{found[left, right][0]:.2f} / {found[left, right][1]:.2f}" if (left, right) in found else ""
-            for right in AXES[1:]
-        ]
-        print(f"| {left} | {' | '.join(cells)} |")
+    print(f"| all {len(every)} | | | | | | {length_explains(every, verdicts):.2f} |")
+
+
+def _print_correlations(groups: Mapping[str, Group]) -> None:
+    found = [verdicts for _, verdicts in groups.values()]
+    for name, parts in (("all rows", [[verdict for group in found for verdict in group]]), ("within a source", found)):
+        print(f"\nCorrelations, {name}: Pearson / Spearman\n\n| | {' | '.join(AXES[1:])} |\n|{'---|' * len(AXES)}")
+        pairs = correlations(parts)
+        for left in AXES[:-1]:
+            cells = [f"{pair[0]:.2f} / {pair[1]:.2f}" if (pair := pairs.get((left, a))) else "" for a in AXES[1:]]
+            print(f"| {left} | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    """Print the tables of docs/judge.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--stories", choices=(*HALVES, "told"), default="held-out")
+    parser.add_argument("--count", type=int, default=400)
+    parser.add_argument("--kept", type=Path, default=ROOT / "runs" / "story_samples")
+    arguments = parser.parse_args()
+    told = arguments.stories == "told" or not REAL.is_file()
+    gold = world_gold(arguments.count) if told else real_gold(arguments.stories, arguments.count)
+    orderings = [*damaged(gold), copied(gold), patched(gold)]
+    if told:
+        return _print_orderings(orderings)
+    groups = {"real stories": (gold.rows, orderings[0].better)}
+    for heat in (1.0, 0.7, 0.4):
+        rows = unprompted(STORIES260K, arguments.count, heat, 11, arguments.kept)
+        groups[f"stories260k at {heat}"] = (rows, freely(rows))
+        ended = [row for row in rows if row["stopped"]]
+        orderings += sampled(gold, rows, f"stories260k at {heat}")[: 2 if heat == 1 else 1]
+        orderings += sampled(gold, ended, f"stories260k at {heat}, ended")[:1]
+    prompts = world_gold(arguments.count, 99).prompts
+    for heat in (1.0, 0.7):
+        rows = asked(STORYTELLER, list(prompts.values()), heat, 11, arguments.kept)
+        groups[f"storyteller-1m untuned at {heat}"] = (rows, judge_batch(prompts, rows))
+    _print_orderings(orderings)
+    _print_spread(groups)
+    _print_correlations(groups)
 
 
 if __name__ == "__main__":

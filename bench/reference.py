@@ -2,7 +2,7 @@
 
 Everything counted was written for this project. Run it again when the story world or the prose has changed:
 
-    python bench/reference.py        # writes eval/reference/classes.txt and places.txt, in seconds
+    python -m bench.reference        # writes eval/reference/classes.txt and places.txt, in seconds
 """
 
 from collections import Counter

@@ -5,6 +5,7 @@ are none, things from nowhere, sentences that lead to nothing. At a low temperat
 A chat model is asked for stories. Finished blocks are kept in the folder given, so that the same call reads them back.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def asked(model: Path, prompts: Sequence[Mapping[str, Any]], temperature: float,
 def _rows(
     model: Path, tokenizer: Any, stops: frozenset[int], prompts: Sequence[Prompt], how: Sampling, kept: Path
 ) -> list[Row]:
-    folder = kept / f"{model.name}-{len(prompts)}-{how.temperature}-{how.seed}"
+    weights = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()[:8]
+    folder = kept / f"{model.name}-{weights}-{len(prompts)}-{how.temperature}-{how.seed}"
     found = sample(load_model(model), tokenizer, stops, prompts, how, folder, lambda rows, tokens: None)
     return [{"id": key, "text": done.text.strip(), "stopped": done.stopped} for key, done in sorted(found.items())]

@@ -5,7 +5,7 @@ its grammatical classes (eval.tags), trigrams with interpolated Kneser-Ney smoot
 model in the sense of Brown et al. (1992), so that a new word costs nothing. The *place* of a sentence is a log-odds
 (naive Bayes) over its words and pairs of words: does it open a story, or close one?
 
-The counts in reference/ are made by `python bench/reference.py` from the story world, the hand-written stories and
+The counts in reference/ are made by `python -m bench.reference` from the story world, the hand-written stories and
 reference/prose.txt. They are narrow, so they are read with wide bands.
 """
 

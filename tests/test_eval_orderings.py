@@ -148,7 +148,7 @@ def test_no_axis_is_constant(real: Gold, samples: list[Row]) -> None:
     found = {axis: column(elsewhere if axis == "instruct" else own, axis) for axis in AXES}
     for axis, values in found.items():
         assert len(set(values)) > 20 and _deviation(values) > 0.2, axis
-    each = correlations([*elsewhere, *freely(samples)])
+    each = correlations([[*elsewhere, *freely(samples)]])
     assert all(abs(pearson) < 0.9 and abs(spearman) < 0.9 for pearson, spearman in each.values())
 
 
