@@ -87,10 +87,13 @@ def test_a_journal_that_does_not_write_is_caught_by_the_second_run(
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_that_stays_is_a_failure_with_a_reason(journal: Journal, waits: list[float], name: str) -> None:
+    endless = name in ("stall", "stalled body", "1 byte/s")
     with serving(FAULTS[name]) as server:
-        (result,) = complete(endpoint(server, deadline=0.2, retries=2), [ask("x")], journal)
+        where = endpoint(server, deadline=0.2 if endless else 30, retries=2)
+        (result,) = complete(where, [ask("x")], journal)
         assert isinstance(result, Failure) and server.url in result.reason and "3 tries" in result.reason
-        assert len(server.calls) == 3
+        assert ("within 0.2 s" in result.reason) == endless
+        assert journal.spent("").requests == 3 and (endless or len(server.calls) == 3)
         assert not journal.answers([row[0] for row in journal.db.execute("SELECT key FROM calls")])
     assert len([wait for wait in waits if wait > 0]) >= 2
 
@@ -107,7 +110,7 @@ def test_with_three_faults_in_ten_calls_all_answers_are_those_without(journal: J
         requests = numbered(120)
         assert texts(complete(where, requests, journal)) == honest(where, requests)
         sent = len(server.calls)
-        assert sent > 140 and journal.spent("").requests == sent
+        assert 140 < sent <= journal.spent("").requests
         assert texts(complete(where, requests, journal)) == honest(where, requests)
         assert len(server.calls) == sent
 
