@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -90,6 +91,7 @@ FAULTS: dict[str, Script] = {
     "1 byte/s": lambda call: good(call)._replace(rate=1),
     "half-close": lambda call: good(call)._replace(sent=120, end="half-close"),
     "reset": lambda call: good(call)._replace(sent=120, end="reset"),
+    "closed at once": lambda call: good(call)._replace(sent=0, end="half-close"),
     "reset at once": lambda call: good(call)._replace(sent=0, end="reset"),
     "truncated JSON": cut,
     "HTML": lambda call: Reply(body=b"<html><body>Welcome</body></html>", headers={"Content-Type": "text/html"}),
@@ -109,16 +111,17 @@ FAULTS: dict[str, Script] = {
 class Server:
     """A running endpoint. `calls` are those that arrived whole, in order."""
 
-    def __init__(self, script: Script) -> None:
-        self.script, self.calls = script, list[Call]()
+    def __init__(self, script: Script, context: ssl.SSLContext | None = None) -> None:
+        self.script, self.context, self.calls = script, context, list[Call]()
         self.seen: Counter[str] = Counter()
-        self.open = self.running = self.most = 0  # connections; calls at once, and the most there were
+        self.accepted = self.open = 0  # connections so far, and now
+        self.running = self.most = 0  # calls at once, and the most there were
         self.port = 0
 
     @property
     def url(self) -> str:
         """The base URL."""
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"http{'s' if self.context else ''}://127.0.0.1:{self.port}/v1"
 
     @property
     def prompts(self) -> list[str]:
@@ -127,13 +130,14 @@ class Server:
 
     async def serve(self, ready: Callable[[], None]) -> None:
         """Serve until cancelled."""
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._connection, "127.0.0.1", 0, ssl=self.context)
         self.port = server.sockets[0].getsockname()[1]
         ready()
         await asyncio.Event().wait()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.open += 1
+        self.accepted += 1
         with suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             while await self._exchange(reader, writer):
                 pass
@@ -148,7 +152,7 @@ class Server:
             while self.open > 1:
                 await asyncio.sleep(0.002)
             return await self._send(writer, Reply(body=json.dumps(self.prompts).encode()))
-        if not first.startswith("POST /v1/chat/completions "):
+        if not first.startswith("POST ") or "/v1/chat/completions " not in first:  # a proxy is given a whole address
             return await self._send(writer, status(404, f"no {first}")(Call(0, 0, {}, headers)))
         body = json.loads(content)
         self.seen[content.decode()] += 1
@@ -185,9 +189,9 @@ class Server:
 
 
 @contextmanager
-def serving(script: Script = good) -> Iterator[Server]:
-    """A server in a thread of this process."""
-    server, started = Server(script), threading.Event()
+def serving(script: Script = good, context: ssl.SSLContext | None = None) -> Iterator[Server]:
+    """A server in a thread of this process; with TLS where there is a context."""
+    server, started = Server(script, context), threading.Event()
     loops: list[asyncio.AbstractEventLoop] = []
     stop = asyncio.Event()
 

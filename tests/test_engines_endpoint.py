@@ -11,10 +11,8 @@ from misbehaving_server import Call, Reply, good, serving, status
 from pydantic import ValidationError
 
 from posttrain.engines import reply as reply_module
-from posttrain.engines import wire
 from posttrain.engines.endpoint import (
     OPENAI,
-    Answer,
     Endpoint,
     Failure,
     Request,
@@ -107,20 +105,6 @@ def test_a_redirect_takes_no_key_elsewhere(journal: Journal, canary: None) -> No
             with pytest.raises(PosttrainError, match="HTTP 307"):
                 complete(where, [HELLO], journal)
         assert other.calls == []
-
-
-def test_loopback_is_reached_past_any_proxy(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    with serving() as server:
-        assert isinstance(complete(Endpoint(model="m", base_url=server.url, retries=0), [HELLO], journal)[0], Answer)
-    assert wire.proxy_for("http://models.example/v1") == "http://127.0.0.1:9"
-    monkeypatch.setenv("no_proxy", "models.example")
-    assert wire.proxy_for("http://models.example/v1") is None
-    monkeypatch.setenv("https_proxy", "socks5://user:secret@127.0.0.1:9")
-    with pytest.raises(PosttrainError, match=r"https_proxy") as error:
-        wire.proxy_for("https://other.example/v1")
-    assert "secret" not in str(error.value)
 
 
 def test_a_missing_key_is_said_before_any_call(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,4 +253,3 @@ def test_the_client_retries_nothing_by_itself(journal: Journal) -> None:
     with serving(lambda call: status(500)(call) if call.number < 3 else good(call)) as server:
         (result,) = complete(Endpoint(model="m", base_url=server.url, retries=0), [HELLO], journal)
         assert isinstance(result, Failure) and len(server.calls) == 1
-    assert wire.ERROR_LIMIT < 10**6
