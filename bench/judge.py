@@ -1,4 +1,4 @@
-"""How many stories the rule judge judges in a second on one core, with and without its reference and training rows.
+"""How many stories the rule judge judges in a second on one core, and what its reference model is worth.
 
 A row is one story on all five axes, parsing included. The variants take turns over the same rows in one process, so a
 busy machine slows them alike: trust the ratios. Time is processor time. Building is what a judge step does once.
@@ -13,12 +13,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from bench.orderings import REAL, Gold, real_gold, world_gold
+from bench.orderings import REAL, Gold, damaged, order_auc, real_gold, world_gold
 from eval import consistency, grammar, plot
 from eval.prose import Story
 from eval.reference import reference
 from eval.story_rules import rule_judge
 from eval.verdict import Judge
+
+WORTH = (
+    ("sentences shuffled", "consistency"),
+    ("cut after a sentence", "plot"),
+    ("neighbours swapped", "grammar"),
+    ("wrong forms", "grammar"),
+)
 
 
 @contextmanager
@@ -73,11 +80,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=600)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
+    before = memory()
+    print(f"reading the reference: {seconds(reference):.2f} s, {memory() - before:.0f} MB")
     gold = real_gold("held-out", arguments.rows) if REAL.is_file() else world_gold(arguments.rows)
     words = sum(len(text.split()) for text in gold.training)
-    before = memory()
     print(f"{len(gold.rows)} rows; {len(gold.training)} training rows of {words:,} words")
-    print(f"reading the reference: {seconds(reference):.2f} s, {memory() - before:.0f} MB")
     before = memory()
     took = seconds(lambda: rule_judge(gold.prompts, gold.rows, gold.training))
     print(
@@ -90,6 +97,17 @@ def main() -> None:
     for name, values in found.items():
         middle = statistics.median(values)
         print(f"{name:18} {middle:5.0f} rows/s ({min(values):.0f} to {max(values):.0f}), ratio {middle / base:.2f}")
+    _print_worth(gold)
+
+
+def _print_worth(gold: Gold) -> None:
+    """AUC of some orderings with the checks alone and with the reference."""
+    full = {ordering.name: ordering for ordering in damaged(gold)}
+    with without_reference():
+        bare = {ordering.name: ordering for ordering in damaged(gold)}
+    for name, axis in WORTH:
+        told = [f"{order_auc(found[name], each):.3f}" for each in (axis, "mean") for found in (bare, full)]
+        print(f"{name} on {axis}: checks alone {told[0]}, with reference {told[1]}; on the mean {told[2]}, {told[3]}")
 
 
 if __name__ == "__main__":
