@@ -1,7 +1,8 @@
 """What the remote engine adds to an endpoint's own time: requests over a server that takes 50 ms for each.
 
-The ideal is the server's time alone: requests in rounds of `--concurrency`. The server is a process of its own. Then
-the same list is completed again, from the journal. A bare loop over sockets shows what this machine allows.
+The ideal is the server's time alone: requests in rounds of `--concurrency`. The server is a process of its own. Beside
+the engine: the same list again, from the journal; the engine over httpx2's own connection pool; and a bare loop over
+sockets, which shows what this machine allows.
 
     python bench/remote.py [--requests 1000] [--concurrency 32] [--repeats 3]
 """
@@ -14,12 +15,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import httpx2
+
+from posttrain.engines import wire
 from posttrain.engines.endpoint import Answer, Endpoint, Request
 from posttrain.engines.journal import Journal
 from posttrain.engines.openai_engine import complete
+from posttrain.engines.transport import Pooled, transport_for
 
+Transport = Callable[[str, int, int], httpx2.AsyncBaseTransport]
 SERVER = Path(__file__).parents[1] / "tests" / "misbehaving_server.py"
 SECONDS = 0.05
 
@@ -52,17 +59,27 @@ def measure(port: int, count: int, concurrency: int) -> None:
     ideal = SECONDS * math.ceil(count / concurrency)
     start, cpu = time.perf_counter(), time.process_time()
     asyncio.run(_bare(port, count, concurrency))
-    print("bare sockets ", _ratio(time.perf_counter() - start, time.process_time() - cpu, ideal, count))
+    print("bare sockets        ", _ratio(time.perf_counter() - start, time.process_time() - cpu, ideal, count))
+    _engine(
+        ["over httpx2's pool  "], endpoint, requests, ideal, lambda url, most, limit: Pooled(None, None, most, limit)
+    )
+    _engine(["engine              ", "again, from journal "], endpoint, requests, ideal, transport_for)
+
+
+def _engine(
+    names: Sequence[str], endpoint: Endpoint, requests: Sequence[Request], ideal: float, transport: Transport
+) -> None:
+    """The whole list for each name, in one journal; exits where a request was sent twice."""
+    vars(wire)["transport_for"] = transport
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "journal.sqlite") as journal:
-        for name in ("engine       ", "again, cached"):
+        for name in names:
             start, cpu = time.perf_counter(), time.process_time()
             answers = complete(endpoint, requests, journal)
-            print(name, _ratio(time.perf_counter() - start, time.process_time() - cpu, ideal, count))
+            print(name, _ratio(time.perf_counter() - start, time.process_time() - cpu, ideal, len(requests)))
             assert all(isinstance(answer, Answer) for answer in answers)
         calls = journal.spent("").requests
-        print(f"{calls:.0f} calls sent for {count} requests asked twice")
-        if calls != count:
-            sys.exit("a request was sent twice")
+        if calls != len(requests):
+            sys.exit(f"{calls:.0f} calls were sent for {len(requests)} requests")
 
 
 def main() -> None:

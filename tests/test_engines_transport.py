@@ -12,7 +12,7 @@ from misbehaving_server import Call, Reply, Server, chat, good, serving
 from posttrain.engines.endpoint import Answer, Endpoint, Failure, Request
 from posttrain.engines.journal import Journal
 from posttrain.engines.openai_engine import complete
-from posttrain.engines.transport import Direct, Proxied, proxy_for, transport_for
+from posttrain.engines.transport import Direct, Pooled, proxy_for, transport_for
 from posttrain.errors import PosttrainError
 
 ANSWER = json.dumps(chat("hello")).encode()
@@ -95,7 +95,7 @@ def test_a_proxy_is_used_for_other_hosts_and_never_for_loopback(
         assert "longer than" in str(asked(server, journal, url="http://other.example/v1"))
         monkeypatch.setenv("no_proxy", "models.example")
         assert isinstance(transport_for("http://models.example/v1", 1, 1), Direct)
-        assert isinstance(transport_for("http://other.example/v1", 1, 1), Proxied)
+        assert isinstance(transport_for("http://other.example/v1", 1, 1), Pooled)
     monkeypatch.setenv("https_proxy", "socks5://user:secret@127.0.0.1:9")
     with pytest.raises(PosttrainError, match=r"https_proxy") as error:
         proxy_for("https://other.example/v1")

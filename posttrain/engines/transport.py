@@ -1,8 +1,8 @@
 """How bytes reach an endpoint: kept connections, replies read whole but never beyond a limit.
 
 Direct connections speak HTTP through h11 over asyncio's streams. httpx2's own transport does the same through a pool
-that searches its connections, locks and wrappers: 1.0 ms of CPU a call against 0.65 (`python bench/remote.py`), which
-at a thousand calls of 50 ms is the difference between 1.2 times the ideal and 1.1. Proxies are left to httpx2.
+that it searches at every call, locks and wrappers; `python bench/remote.py` shows what that costs at a thousand calls
+of 50 ms. Proxies are left to httpx2.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ def transport_for(url: str, count: int, limit: int) -> httpx2.AsyncBaseTransport
     """A transport to this address for `count` calls at once, with replies of at most `limit` bytes."""
     context = httpx2.create_ssl_context() if url.startswith("https:") else None
     proxy = proxy_for(url)
-    return Direct(url, context, limit) if proxy is None else Proxied(proxy, context, count, limit)
+    return Direct(url, context, limit) if proxy is None else Pooled(proxy, context, count, limit)
 
 
 class Body:
@@ -133,14 +133,12 @@ def _data(event: object) -> bytes:
     return bytes(event.data) if isinstance(event, h11.Data) else b""
 
 
-class Proxied(httpx2.AsyncBaseTransport):
-    """httpx2's connections through a proxy, with bounded replies."""
+class Pooled(httpx2.AsyncBaseTransport):
+    """httpx2's own pool of connections, with bounded replies; it knows how to talk to a proxy."""
 
-    def __init__(self, proxy: str, context: ssl.SSLContext | None, count: int, limit: int) -> None:
+    def __init__(self, proxy: str | None, context: ssl.SSLContext | None, count: int, limit: int) -> None:
         limits = httpx2.Limits(max_connections=count)
-        self.inner = httpx2.AsyncHTTPTransport(
-            verify=context or False, trust_env=False, proxy=httpx2.Proxy(proxy), limits=limits
-        )
+        self.inner = httpx2.AsyncHTTPTransport(verify=context or False, trust_env=False, proxy=proxy, limits=limits)
         self.limit = limit
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
