@@ -19,6 +19,7 @@ import numpy as np
 
 from bench.story_samples import Row, asked, unprompted
 from data_gen.backtranslate import backtranslate_rows
+from data_gen.handwritten import handwritten
 from data_gen.instructions import instruction_rows
 from data_gen.prompts import prompt_rows
 from eval.canaries import grade
@@ -213,7 +214,8 @@ def main() -> None:
     orderings = [*damaged(gold), copied(gold), patched(gold)]
     if told:
         return _print_orderings(orderings)
-    groups = {"real stories": (gold.rows, orderings[0].better)}
+    own = [{"id": entry.title, "text": entry.story.text, "stopped": True} for entry in handwritten()]
+    groups = {"real stories": (gold.rows, orderings[0].better), "hand-written": (own, freely(own))}
     for heat in (1.0, 0.7, 0.4):
         rows = unprompted(STORIES260K, arguments.count, heat, 11, arguments.kept)
         groups[f"stories260k at {heat}"] = (rows, freely(rows))

@@ -2,9 +2,11 @@
 
 import pytest
 
+from data_gen.story import tell
 from eval.cues import FEATURES, shows
 from eval.prose import parse
 from eval.story_rules import judge_story
+from eval.words import missing
 
 STORY = 'Once there was a girl named Mia. She ran with a key. "Come home now," said Mom. She was happy.'
 
@@ -69,3 +71,14 @@ def test_one_shouted_word_is_no_dialogue() -> None:
     assert not shows(parse('The dog said "Woof" and ran.'), "dialogue")
     assert shows(parse("“Come here,” said the dog."), "dialogue")
     assert shows(parse("He said, 'Come here, please.' And so it was."), "dialogue")
+
+
+def test_the_cues_see_the_features_of_told_stories_and_seldom_others() -> None:
+    stories = [tell(77, index) for index in range(600)]
+    parsed = [(story, parse(story.text)) for story in stories]
+    assert all(not missing(story.text, story.words) for story in stories)
+    for feature in FEATURES:
+        there = [shows(text, feature) for story, text in parsed if feature in story.features]
+        absent = [shows(text, feature) for story, text in parsed if feature not in story.features]
+        assert len(there) >= 50 and sum(there) >= 0.93 * len(there), feature
+        assert sum(absent) <= 0.25 * len(absent), feature

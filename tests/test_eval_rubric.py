@@ -18,6 +18,12 @@ def test_the_story_rubric_defines_exactly_the_axes_of_the_rule_judge() -> None:
     assert "proxy" in rubric.intro
 
 
+@pytest.mark.parametrize("page", ["eval/rubrics/story.md", "eval/README.md", "docs/judge.md"])
+def test_every_page_that_shows_the_rule_judge_calls_it_a_proxy(page: str) -> None:
+    text = (STORY.parents[2] / page).read_text(encoding="utf-8")
+    assert "rule judge" in text.lower() and "proxy" in text
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
