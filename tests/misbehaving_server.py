@@ -9,6 +9,7 @@ faults must end with the answers of a run without.
 import asyncio
 import hashlib
 import json
+import os
 import socket
 import ssl
 import struct
@@ -18,6 +19,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
+
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # a journal for a test needs no disk; disks are slow
 
 
 class Call(NamedTuple):

@@ -1,12 +1,13 @@
 """A budget stops the call that may pass it; an estimate is an upper bound; a price is known or asked for."""
 
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from misbehaving_server import Call, Reply, Server, chat, good, serving, status
+from misbehaving_server import MEMORY, Call, Reply, Server, chat, good, serving, status
 from tokenizers import Tokenizer
 
 from posttrain.chain import strict_yaml
@@ -21,8 +22,8 @@ PRICE = Price(input=1000.0, output=10_000.0)
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    with Journal(tmp_path / "journal.sqlite") as opened:
+def journal() -> Iterator[Journal]:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, Journal(Path(folder) / "journal.sqlite") as opened:
         yield opened
 
 

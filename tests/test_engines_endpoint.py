@@ -1,13 +1,14 @@
 """What is sent and what it is filed under; no key is ever shown, stored, or sent to the wrong place."""
 
 import logging
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from misbehaving_server import Call, Reply, good, serving, status
+from misbehaving_server import MEMORY, Call, Reply, good, serving, status
 from pydantic import ValidationError
 
 from posttrain.engines import reply as reply_module
@@ -32,8 +33,8 @@ HELLO = Request([{"role": "user", "content": "hello"}])
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    with Journal(tmp_path / "journal.sqlite") as opened:
+def journal() -> Iterator[Journal]:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, Journal(Path(folder) / "journal.sqlite") as opened:
         yield opened
 
 

@@ -1,17 +1,17 @@
 """The journal: what was answered is never sent again, whoever is killed when, and damage is always noticed."""
 
 import json
-import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from misbehaving_server import MEMORY
 
 from posttrain.engines import journal as journal_module
 from posttrain.engines import journal_file
@@ -19,7 +19,6 @@ from posttrain.engines.journal import Amount, Claim, Journal, Outcome, Settlemen
 from posttrain.errors import PosttrainError
 
 DRIVER = Path(__file__).with_name("killed_calls.py")
-MEMORY = Path("/dev/shm")  # a kill loses nothing that the kernel has, so no disk is needed
 COST = Amount(1, 50, 0.5)
 
 
@@ -39,8 +38,9 @@ def states(*outcomes: Outcome) -> list[str]:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "store" / "journal.sqlite"
+def path() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:  # a kill loses nothing that the kernel has
+        yield Path(folder) / "store" / "journal.sqlite"
 
 
 def test_an_answer_is_found_by_every_later_claim_and_process(path: Path) -> None:
@@ -275,7 +275,7 @@ def test_a_journal_that_another_process_made_first_is_kept(path: Path, monkeypat
 
 def killed(seed: int, *wanted: str) -> list[dict[str, Any]]:
     """What the driver found, one for each `[mutant=]kills`."""
-    with tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as folder:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         command = [sys.executable, str(DRIVER), folder, str(seed), *wanted]
         run = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=DRIVER.parents[1])
     assert run.returncode == 0, run.stderr

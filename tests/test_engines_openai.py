@@ -6,12 +6,13 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from misbehaving_server import FAULTS, Call, Reply, Server, chat, good, serving, status, text_for
+from misbehaving_server import FAULTS, MEMORY, Call, Reply, Server, chat, good, serving, status, text_for
 
 from posttrain.engines import openai_engine
 from posttrain.engines.endpoint import Answer, Endpoint, Failure, Request, Usage, body_of
@@ -21,8 +22,8 @@ from posttrain.errors import PosttrainError
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    with Journal(tmp_path / "journal.sqlite") as opened:
+def journal() -> Iterator[Journal]:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, Journal(Path(folder) / "journal.sqlite") as opened:
         yield opened
 
 
@@ -236,12 +237,12 @@ def test_no_more_calls_run_at_once_than_allowed(journal: Journal) -> None:
         assert server.most == 5
 
 
-def test_two_that_want_the_same_requests_send_each_once(journal: Journal, tmp_path: Path) -> None:
+def test_two_that_want_the_same_requests_send_each_once(journal: Journal) -> None:
     with serving(lambda call: good(call)._replace(delay=0.01)) as server:
         where, found = endpoint(server, concurrency=4), []
 
         def run() -> None:
-            with Journal(tmp_path / "journal.sqlite") as own:
+            with Journal(journal.path) as own:
                 found.append(texts(complete(where, numbered(30), own)))
 
         threads = [threading.Thread(target=run) for _ in range(3)]

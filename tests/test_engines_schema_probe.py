@@ -1,11 +1,12 @@
 """An endpoint that takes a json_schema and ignores it is found out; one that does not answer is no finding."""
 
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from misbehaving_server import Call, Reply, Script, chat, serving, status
+from misbehaving_server import MEMORY, Call, Reply, Script, chat, serving, status
 
 from posttrain.engines.endpoint import Endpoint
 from posttrain.engines.journal import Journal
@@ -14,8 +15,8 @@ from posttrain.errors import PosttrainError
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    with Journal(tmp_path / "journal.sqlite") as opened:
+def journal() -> Iterator[Journal]:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, Journal(Path(folder) / "journal.sqlite") as opened:
         yield opened
 
 

@@ -3,11 +3,12 @@
 import json
 import ssl
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from misbehaving_server import Call, Reply, Server, chat, good, serving
+from misbehaving_server import MEMORY, Call, Reply, Server, chat, good, serving
 
 from posttrain.engines.endpoint import Answer, Endpoint, Failure, Request
 from posttrain.engines.journal import Journal
@@ -30,8 +31,8 @@ SHAPES = {
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    with Journal(tmp_path / "journal.sqlite") as opened:
+def journal() -> Iterator[Journal]:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, Journal(Path(folder) / "journal.sqlite") as opened:
         yield opened
 
 

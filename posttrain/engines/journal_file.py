@@ -10,6 +10,7 @@ from posttrain.errors import PosttrainError
 
 APPLICATION, VERSION = 0x706F7374, 1  # "post"
 SCHEMA = f"""
+BEGIN;
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
 CREATE TABLE calls (
@@ -22,6 +23,7 @@ CREATE TABLE answers (
 );
 CREATE INDEX by_scope ON calls (scope, tokens, usd);
 CREATE UNIQUE INDEX in_flight ON calls (key) WHERE state = 'in flight';
+COMMIT;
 """
 BROKEN = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT")
 WAIT = 60.0  # seconds for another process's commit
