@@ -172,7 +172,7 @@ def test_a_recipe_cannot_be_named_like_the_store(tmp_path: Path) -> None:
 
 def test_of_two_processes_one_works_and_the_other_says_whom_it_waits_for(tmp_path: Path, calls: Path) -> None:
     path = write_recipe(tmp_path)
-    one = command(path, "run", str(path), "--json", PAUSE="0.3")
+    one = command(path, "run", str(path), "--json", PAUSE="1.5")  # long enough for a slow machine to start the other
     deadline = time.monotonic() + 20
     while "part-0" not in calls.read_text() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -194,7 +194,7 @@ def test_an_interrupted_run_says_what_is_kept_and_the_same_command_continues(
     tmp_path: Path, calls: Path, number: signal.Signals
 ) -> None:
     path = write_recipe(tmp_path)
-    stopped = command(path, "run", str(path), PAUSE="0.5")
+    stopped = command(path, "run", str(path), PAUSE="1.5")
     deadline = time.monotonic() + 20
     while "part-1" not in calls.read_text() and time.monotonic() < deadline:
         time.sleep(0.02)
