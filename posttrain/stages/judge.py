@@ -148,7 +148,7 @@ def _judged(config: JudgeConfig, ctx: StageContext) -> tuple[dict[str, Row], lis
 
 JUDGE = Stage(
     kind="judge",
-    version=2,
+    version=3,
     config=JudgeConfig,
     makes="verdicts",
     inputs={
