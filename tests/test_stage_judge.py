@@ -140,13 +140,15 @@ def seen(folder: Path, config: JudgeConfig, **inputs: Input) -> tuple[list[Row],
 
 def test_rows_of_a_data_step_are_judged_among_canaries_too(tmp_path: Path) -> None:
     made = [instruction(f"{number:06d}", prompt) for number, prompt in enumerate(read_rows(PROMPTS)[:60])]
+    write_rows(tmp_path / "p.jsonl", read_rows(PROMPTS)[60:])  # a row may be no prompt
+    held_to = CONFIG.model_copy(update={"prompts": tmp_path / "p.jsonl", "minimum": 7.0})
     given_rows = rows(tmp_path / "rows", made)
-    handed, _ = seen(tmp_path / "a", CONFIG, judged=given_rows)
+    handed, _ = seen(tmp_path / "a", held_to, judged=given_rows)
     assert {(tuple(row), len(row["id"])) for row in handed} == {(("id", "text", "stopped"), 5)}
     assert len(handed) == 60 + 280
-    found = judge_with(rule_judge, CONFIG, context(tmp_path / "b", judged=given_rows))
+    found = judge_with(rule_judge, held_to, context(tmp_path / "b", judged=given_rows))
     assert found["verdict"] == "PASS" and found["n_asked"] == 60
-    bad = judge_with(SABOTAGED["longer is better"], CONFIG, context(tmp_path / "c", judged=given_rows))
+    bad = judge_with(SABOTAGED["longer is better"], held_to, context(tmp_path / "c", judged=given_rows))
     assert bad["verdict"] == "JUDGE INVALID"
 
 
