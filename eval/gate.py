@@ -48,8 +48,8 @@ def gate(
     """Decide from the paired `difference` to the step before, or from `absolute` against `minimum`.
 
     `tally` counts the verdicts asked for and scored on `axis`; `canaries` are the checks of the judge that gave
-    them; a `margin` above 0 asks for non-inferiority. `prompts` were compared, about `needed` would decide. With
-    nothing to compare with: BASELINE.
+    them; a `margin` above 0 asks for non-inferiority. `prompts` were compared, about `needed` would decide (None: no
+    number would). With nothing to compare with: BASELINE.
     """
     if difference is not None and minimum is not None:
         raise GateError(f"gate on {axis}: both a difference and a minimum {minimum}; give one of them.")
@@ -126,8 +126,16 @@ def _against(interval: Interval, line: float, at_line: bool) -> Outcome:
 
 def _on(outcome: Outcome, prompts: int | None, needed: int | None) -> str:
     """On how many prompts this rests, and how many would decide what is not decided."""
-    on = f" on {prompts:,} prompts" if prompts is not None else ""
-    return f"{on}; about {_rough(needed):,} would decide it" if outcome == "INCONCLUSIVE" and needed else on
+    if prompts is None:
+        return ""
+    on = f" on {prompts:,} prompts"
+    if outcome != "INCONCLUSIVE":
+        return on
+    return (
+        f"{on}; about {_rough(needed):,} would decide it"
+        if needed
+        else f"{on}; it lies on the line, more decide nothing"
+    )
 
 
 def _rough(number: int) -> int:

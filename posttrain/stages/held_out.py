@@ -5,9 +5,11 @@ The figures are made here, beside the samples, where a model is at hand; what th
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from posttrain.chain.stage import Progress
+from posttrain.lm.nll import row_nll
 from posttrain.rows import Row
 
 if TYPE_CHECKING:
@@ -15,45 +17,33 @@ if TYPE_CHECKING:
     from posttrain.lm.token_row import TokenRow
 
 MOST = 200  # references measured: intervals are narrow by then, and each costs two passes of the model
-CHUNK = 40  # references between two reports of progress
 
 
-def reference_losses(
-    model: Any, chat: "ChatFormat", prompts: Sequence[Row], report: Callable[[int], None]
-) -> list[Row]:
-    """{id, tokens, key, nats, nats_other} of each prompt with a reference that fits the model's context.
+def reference_losses(model: Any, chat: "ChatFormat", prompts: Sequence[Row], progress: Progress) -> list[Row]:
+    """{id, tokens, key, nats, nats_other} of the first prompts with a reference that fits the model's context.
 
-    `nats` are summed over the answer and its stop token; `nats_other` are the same tokens' under the next prompt. `key`
-    names the tokens themselves, so that only equal ones are ever compared.
+    `nats` are summed over the answer and its stop token; `nats_other` are the same tokens' under the next prompt, None
+    where that is the same request. `key` names the tokens themselves, so that only equal ones are ever compared.
     """
     context = model.config.get_text_config().max_position_embeddings
-    chosen = measured(prompts)
-    others = [*chosen[1:], *chosen[:1]]
-    made: list[Row] = []
-    for start in range(0, len(chosen), CHUNK):
-        part = slice(start, start + CHUNK)
-        own = [_row(chat, row["prompt"], row) for row in chosen[part]]
-        other = [_row(chat, beside["prompt"], row) for row, beside in zip(chosen[part], others[part], strict=True)]
-        fits = [at for at, pair in enumerate(zip(own, other, strict=True)) if _longest(pair) <= context]
-        sums = _sums(model, [own[at] for at in fits]), _sums(model, [other[at] for at in fits])
-        for at, nats, under_other in zip(fits, *sums, strict=True):
-            same = chosen[part][at]["prompt"] == others[part][at]["prompt"]
-            made.append(
-                {
-                    "id": own[at].id,
-                    "tokens": sum(own[at].supervised[1:]),
-                    "key": _key(own[at]),
-                    "nats": nats,
-                    "nats_other": None if same else under_other,
-                }
-            )
-        report(min(start + CHUNK, len(chosen)))
+    chosen = [row for row in prompts if str(row.get("reference") or "").strip()][:MOST]
+    beside = [row["prompt"] for row in [*chosen[1:], *chosen[:1]]]
+    pairs = [
+        (row["prompt"] != other, _row(chat, row["prompt"], row), _row(chat, other, row))
+        for row, other in zip(chosen, beside, strict=True)
+    ]
+    fits = [(differ, own, other) for differ, own, other in pairs if max(_length(own), _length(other)) <= context]
+    if not fits:
+        return []
+    with progress(2 * len(fits), "held-out answers") as tick:
+        losses = row_nll(model, [own for _, own, _ in fits] + [other for _, _, other in fits], report=tick)
+    made = []
+    for at, (differ, own, _) in enumerate(fits):
+        tokens = sum(own.supervised[1:])
+        nats, under_other = losses[at] * tokens, losses[at + len(fits)] * tokens
+        other = under_other if differ else None
+        made.append({"id": own.id, "tokens": tokens, "key": _key(own), "nats": nats, "nats_other": other})
     return made
-
-
-def measured(prompts: Sequence[Row]) -> list[Row]:
-    """The first prompts that have a reference answer."""
-    return [row for row in prompts if str(row.get("reference") or "").strip()][:MOST]
 
 
 def _row(chat: "ChatFormat", prompt: str, row: Row) -> "TokenRow":
@@ -61,15 +51,8 @@ def _row(chat: "ChatFormat", prompt: str, row: Row) -> "TokenRow":
     return chat.row(row["id"], messages)
 
 
-def _longest(pair: "tuple[TokenRow, TokenRow]") -> int:
-    return max(len(row.input_ids) for row in pair)
-
-
-def _sums(model: Any, rows: "Sequence[TokenRow]") -> list[float]:
-    from posttrain.lm.nll import row_nll
-
-    means = row_nll(model, rows)
-    return [mean * sum(row.supervised[1:]) for mean, row in zip(means, rows, strict=True)]
+def _length(row: "TokenRow") -> int:
+    return len(row.input_ids)
 
 
 def _key(row: "TokenRow") -> str:

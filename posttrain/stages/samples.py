@@ -8,7 +8,7 @@ from pydantic import Field
 
 from posttrain.chain.stage import InputPath, Metrics, Stage, StageContext, StepConfig
 from posttrain.rows import Row, read_rows, write_rows
-from posttrain.stages.held_out import measured, reference_losses
+from posttrain.stages.held_out import reference_losses
 
 
 class SamplesConfig(StepConfig):
@@ -58,8 +58,7 @@ def run(config: SamplesConfig, ctx: StageContext) -> Metrics:
     ]
     write_rows(ctx.out / "completions.jsonl", made)
     write_rows(ctx.out / "control.jsonl", ({"text": text} for text in sorted(tokenizer.all_special_tokens)))
-    with ctx.progress(len(measured(rows)), "held-out answers") as tick:
-        losses = reference_losses(model, chat, rows, tick)
+    losses = reference_losses(model, chat, rows, ctx.progress)
     if losses:
         write_rows(ctx.out / "held_out.jsonl", losses)
     return {**_metrics(made, seconds), "held_out": _held_out(losses)}
