@@ -18,7 +18,8 @@ def report_markdown(recipe: str, nodes: Sequence[Named]) -> str:
     parts += ["## Judge", "", scale, *_judge_table(steps), ""]
     for step in steps:
         if step["judge"]:
-            parts += [f"- **{step['name']}** {step['judge']['verdict']}: {step['judge']['why']}", *_canaries(step)]
+            kept = f" The model of {step['kept']} is handed on in its place." if step["kept"] else ""
+            parts += [f"- **{step['name']}** {step['judge']['verdict']}: {step['judge']['why']}{kept}", *_canaries(step)]
     columns, rows = sample_rows(nodes, 5)
     if rows:
         parts += ["", "## Samples", ""]

@@ -144,7 +144,7 @@ def _ruled(
     findings: Sequence["Finding"],
 ) -> Metrics:
     """The gate's word with what it rests on. A difference rests on two judges, so both judges' canaries count."""
-    from eval.gate import gate
+    from eval.gate import MOST_UNSCORED, gate
     from eval.statistics import prompts_to_decide
     from eval.verdict import Tally
 
@@ -154,9 +154,10 @@ def _ruled(
     by_prompt = _by_prompt(figures.scores, figures.earlier if compared else None, axis)
     line = -margin if compared else rule.minimum
     needed = prompts_to_decide(by_prompt, line=line) if by_prompt and line is not None else None
+    tally = Tally(len(rows), n_scored, main.mean if main else None)
     ruling = gate(
         axis,
-        tally=Tally(len(rows), n_scored, main.mean if main else None),
+        tally=tally,
         canaries=[*canaries, *(before.canaries if before else ())],
         difference=_difference(figures.scores, figures.earlier, axis) if compared else None,
         absolute=main,
@@ -166,6 +167,7 @@ def _ruled(
         prompts=len(by_prompt),
         needed=needed,
     )
+    open_question = ruling.outcome == "INCONCLUSIVE" and tally.missing_share <= MOST_UNSCORED
     return {
         "summary": f"{ruling.outcome}: {ruling.reason}",
         "verdict": ruling.outcome,
@@ -175,7 +177,7 @@ def _ruled(
         "margin": rule.margin if compared else None,
         "minimum": rule.minimum,
         "prompts": len(by_prompt),
-        "prompts_needed": needed if ruling.outcome == "INCONCLUSIVE" else None,
+        "prompts_needed": needed if open_question else None,
         "worst_case": _worst_case(rows, compared, axis),
     }
 
