@@ -151,6 +151,13 @@ def test_a_judge_that_cannot_be_tested_is_refused_before_training(tmp_path: Path
     assert re.search(r"p\.jsonl: fewer than 40 rows with 'words' and a 'reference' of 6 sentences", found), found
 
 
+def test_a_gate_on_an_axis_that_the_rubric_lacks_is_refused_before_training(tmp_path: Path) -> None:
+    text = yaml.safe_dump({**GOOD, "judge": {"prompts": "eval/prompts/tinystories.jsonl"}})
+    for override, step in (("gate.axis=beauty", "base"), ("sft.gate.axis=beauty", "sft")):
+        found = refusal(text, tmp_path, override)
+        assert re.search(rf"steps\.{step}\.gate\.axis: 'beauty' is no axis of .*; there is grammar, ", found), found
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [

@@ -13,10 +13,10 @@ PROJECT = Path(__file__).resolve().parents[1]
 RECIPE = """
 name: shuffled
 seed: 7
-judge: {prompts: eval/prompts/tinystories.jsonl, limit: 100, samples: 1, max_new_tokens: 400}
+judge: {prompts: eval/prompts/tinystories.jsonl, samples: 1, max_new_tokens: 250}
 steps:
   base: {kind: base, model: models/storyteller-1m}
-  generate: {kind: generate, rows: 2000, test_size: 60}
+  generate: {kind: generate, rows: 1500, test_size: 60}
   sft: {kind: sft, model: base, data: generate}
 """
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -64,8 +64,6 @@ def test_a_model_that_was_trained_on_shuffled_rows_fails_too(recipe: Path) -> No
     """Whatever it learnt: two steps of training do."""
     code, steps, _ = run("generate", recipe, "generate.gate.on_fail=warn", "sft.trainer.max_steps=2")
     assert code == 3 and "answers fit prompts" in failed(steps["sft"])
-    code, steps, _ = run("none", recipe, "generate.gate.on_fail=warn", "sft.trainer.max_steps=2")
-    assert failed(steps["sft"]) == []  # negative control
 
 
 def test_a_trainer_that_shuffles_good_rows_itself_fails(recipe: Path) -> None:
@@ -73,6 +71,7 @@ def test_a_trainer_that_shuffles_good_rows_itself_fails(recipe: Path) -> None:
     code, steps, said = run("sft", recipe)
     assert code == 3 and steps["sft"]["judge"]["verdict"] == "FAIL"
     assert steps["generate"]["judge"]["verdict"] == "PASS" and failed(steps["sft"]) == ["own prompts"]
+    assert steps["sft"]["judge"]["changes"]["instruct"]["high"] < 0  # the judge would have said so too
     held = steps["sft"]["metrics"]["held_out_nll"]
     assert held["change"]["high"] < 0 and "own prompts worth" in said
 

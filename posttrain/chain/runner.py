@@ -190,7 +190,8 @@ def _gate(gate: StepGate, done: Done, screen: Screen) -> None:
     elif gate.on_fail == "warn":
         screen.say(f"{text} Going on (gate: on_fail: warn).")
     else:
-        raise GateFailed(f"{text} The chain stops here; 'gate: {{on_fail: warn}}' lets it go on.")
+        keep = ", keep_previous hands the earlier model on" if gate.test and metrics["verdict"] == "FAIL" else ""
+        raise GateFailed(f"{text} The chain stops here; 'gate: {{on_fail: warn}}' lets it go on{keep}.")
 
 
 def read_run(name: str, store: Store) -> list[tuple[dict[str, Any], Artifact]]:
