@@ -1,18 +1,21 @@
 """keep_previous: the earlier model is handed on, everybody says so, and identities follow what is really taken."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import chain_fakes
 import pytest
 from chain_fakes import Quiet, contents, graph, raw_recipe, run, write_recipe
 
-from posttrain.chain.kept import handed_on
+from posttrain.chain.kept import handed_on, rebuilt
 from posttrain.chain.plan import plan_rows
 from posttrain.chain.runner import Done, read_run
 from posttrain.chain.store import Store
 from posttrain.errors import GateFailed
 from posttrain.report import records
+from posttrain.report.markdown import report_markdown
 
 KEEP = "sft.gate.on_fail=keep_previous"
 FAILS = "sft.seed=13"
@@ -116,10 +119,6 @@ def test_a_failed_last_step_leaves_the_earlier_model_as_the_result(path: Path) -
 
 
 def test_an_invalid_judge_keeps_nothing_and_stops(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
-    import chain_fakes
-
     def blind(config: Any, ctx: Any) -> dict[str, Any]:
         verdict = "JUDGE INVALID" if "previous" in ctx.inputs else "BASELINE"
         return {"axes": {}, "primary": "instruct", "verdict": verdict, "why": "empty answer 3 of 40."}
@@ -130,9 +129,16 @@ def test_an_invalid_judge_keeps_nothing_and_stops(path: Path, monkeypatch: pytes
 
 
 def test_what_comes_before_a_failed_step_and_beside_it_is_left_alone(path: Path) -> None:
-    from posttrain.chain.kept import rebuilt
-
     _, nodes = graph(path)
     after = {node.name: node for node in rebuilt(nodes, "sft", "base")}
     same = {node.name for node in nodes if after[node.name] is node}
     assert same == {"base", "base.samples", "base.judge", "rows", "rows.judge", "sft", "sft.samples", "sft.judge"}
+
+
+def test_the_report_says_it_too(path: Path) -> None:
+    run(path, KEEP, FAILS)
+    store = Store(path.parent / "runs/store")
+    said = "- **sft** FAIL: 7.0 The model of base is handed on in its place."
+    assert said in report_markdown("fake", read_run("fake", store))
+    run(path, KEEP)  # negative control
+    assert "handed on" not in report_markdown("fake", read_run("fake", store))

@@ -7,8 +7,8 @@ the decision. A step behind a failed one has the identity that it would have in 
 its record names what went in, and `run.json` says of it `instead` and of the failed judge `kept`. The failed model
 stays in the store under its own name, for people to look at.
 
-INCONCLUSIVE is no FAIL, the step's own model is handed on. JUDGE INVALID keeps nothing: a judge that failed its canaries
-cannot say which of two models is the worse one, so the chain stops.
+INCONCLUSIVE is no FAIL: the step's own model is handed on. JUDGE INVALID keeps nothing: a judge that failed its
+canaries cannot say which of two models is the worse one, so the chain stops.
 """
 
 from collections.abc import Mapping, Sequence

@@ -19,7 +19,8 @@ def report_markdown(recipe: str, nodes: Sequence[Named]) -> str:
     for step in steps:
         if step["judge"]:
             kept = f" The model of {step['kept']} is handed on in its place." if step["kept"] else ""
-            parts += [f"- **{step['name']}** {step['judge']['verdict']}: {step['judge']['why']}{kept}", *_canaries(step)]
+            ruling = f"{step['judge']['verdict']}: {step['judge']['why']}{kept}"
+            parts += [f"- **{step['name']}** {ruling}", *_canaries(step)]
     columns, rows = sample_rows(nodes, 5)
     if rows:
         parts += ["", "## Samples", ""]
