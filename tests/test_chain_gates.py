@@ -8,7 +8,7 @@ import pytest
 from chain_fakes import FAKES, graph, raw_recipe, write_recipe
 
 from posttrain.chain.gates import MARGIN, StepGate
-from posttrain.chain.recipe import load_recipe
+from posttrain.chain.recipe import json_schema, load_recipe
 from posttrain.errors import PosttrainError
 
 
@@ -92,3 +92,10 @@ def test_what_a_fail_does_is_no_part_of_the_verdict(tmp_path: Path) -> None:
 
     assert judge() == judge("sft.gate.on_fail=keep_previous") == judge("sft.gate.test=superior")
     assert len({judge(), judge("sft.gate.test=non_inferior"), judge("sft.gate.axis=plot")}) == 3
+
+
+def test_editors_complete_a_steps_gate(tmp_path: Path) -> None:
+    schema = json_schema(FAKES)
+    kinds = [schema["$defs"][name]["properties"] for name in ("BaseConfig", "GenerateConfig", "SFTConfig")]
+    assert all("gate" in properties and "kind" in properties for properties in kinds)
+    assert schema["$defs"]["Gate"]["properties"].keys() == {"axis", "minimum", "test", "margin", "on_fail"}
