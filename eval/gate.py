@@ -1,14 +1,19 @@
 """Did a step prove itself? A word from an interval, and the sentence that says why.
 
-A training step must be better than what it started from (superiority on the paired difference); a data step
-must be good enough (its interval against a minimum). An interval that straddles the line decides nothing. Figures of a
-judge that fails its canaries decide nothing either, and that is said before anything else: JUDGE INVALID.
+In this order: what needs no judge (eval/alignment.py, eval/text_checks.py, eval/held_out.py), where one hard check that
+fails is a FAIL whatever a judge says; the judge's own test, for figures of a judge that fails its canaries decide
+nothing: JUDGE INVALID; then the primary axis. A training step must be better than the step before (superior: the paired
+difference above 0), an export must not be worse by more than a margin (non-inferior: above -margin), a data step must
+be good enough (its interval against a minimum). An interval that straddles the line decides nothing, and the sentence
+says how many prompts would.
 """
 
 from collections.abc import Sequence
+from math import floor, log10
 from typing import Literal, NamedTuple
 
 from eval.canaries import Check
+from eval.finding import Finding, failed
 from eval.statistics import Interval
 from eval.verdict import Tally
 
@@ -17,7 +22,7 @@ MOST_UNSCORED = 0.02
 
 
 class GateError(ValueError):
-    """A gate that is asked for two things at once, or for a minimum of nothing."""
+    """A gate that is asked for two things at once, or for a minimum of nothing, or has a margin below 0."""
 
 
 class Gate(NamedTuple):
@@ -25,23 +30,6 @@ class Gate(NamedTuple):
 
     outcome: Outcome
     reason: str
-
-
-def _shown(interval: Interval) -> str:
-    return f"{interval.mean:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]"
-
-
-def _against(interval: Interval, line: float, at_line: bool) -> Outcome:
-    """PASS above the line (or on it, `at_line`), FAIL wholly below it."""
-    if interval.low > line or (at_line and interval.low == line):
-        return "PASS"
-    return "FAIL" if interval.high < line else "INCONCLUSIVE"
-
-
-def _failed(canaries: Sequence[Check]) -> str:
-    """Which canaries failed, with their figures; empty when none did."""
-    failed = [check for check in canaries if not check.ok]
-    return ", ".join(f"{check.name} {check.passed} of {check.asked} ({check.needed} needed)" for check in failed)
 
 
 def gate(
@@ -52,28 +40,105 @@ def gate(
     difference: Interval | None = None,
     absolute: Interval | None = None,
     minimum: float | None = None,
+    margin: float = 0.0,
+    findings: Sequence[Finding] = (),
+    prompts: int | None = None,
+    needed: int | None = None,
 ) -> Gate:
     """Decide from the paired `difference` to the step before, or from `absolute` against `minimum`.
 
     `tally` counts the verdicts asked for and scored on `axis`; `canaries` are the checks of the judge that gave
-    them. With nothing to compare with: BASELINE.
+    them; a `margin` above 0 asks for non-inferiority. `prompts` were compared, about `needed` would decide (None: no
+    number would). With nothing to compare with: BASELINE.
     """
     if difference is not None and minimum is not None:
         raise GateError(f"gate on {axis}: both a difference and a minimum {minimum}; give one of them.")
     if minimum is not None and absolute is None and tally.scored:
         raise GateError(f"gate on {axis}: a minimum {minimum} but no interval; give `absolute`.")
-    if failed := _failed(canaries):
-        return Gate("JUDGE INVALID", f"{axis}: no ruling, the judge failed its canaries: {failed}.")
-    unscored = tally.asked - tally.scored
+    if margin < 0:
+        raise GateError(f"gate on {axis}: margin {margin}; 0 (superior) or more (non-inferior) is allowed.")
+    ruling = _unheard(axis, tally, canaries)
+    if ruling is None and difference is not None:
+        ruling = _compared(axis, difference, absolute, margin, prompts, needed)
+    if ruling is None and absolute is not None and minimum is not None:
+        ruling = _held_to(axis, absolute, minimum, prompts, needed)
+    if ruling is None:
+        ruling = Gate("BASELINE", f"{axis}: nothing to compare with; this is the first figure")
+    if hard := failed(findings, hard=True):
+        ruling = Gate("FAIL", f"not left to the judge: {_notes(hard)}; the judge on {ruling.reason}")
+    soft = failed(findings, hard=False)
+    held = [finding for finding in findings if finding.hard and finding.ok and finding.value]
+    told = [ruling.reason, f"but {_notes(soft)}" if soft else "", _notes(held)]
+    return Gate(ruling.outcome, "; ".join(part for part in told if part) + ".")
+
+
+def _notes(findings: Sequence[Finding]) -> str:
+    return ", ".join(finding.note for finding in findings)
+
+
+def _unheard(axis: str, tally: Tally, canaries: Sequence[Check]) -> Gate | None:
+    """Why the judge's figures decide nothing, if they do not."""
+    wrong = [check for check in canaries if not check.ok]
+    if wrong:
+        shown = ", ".join(f"{check.name} {check.passed} of {check.asked} ({check.needed} needed)" for check in wrong)
+        return Gate("JUDGE INVALID", f"{axis}: no ruling, the judge failed its canaries: {shown}")
     if tally.asked == 0 or tally.missing_share > MOST_UNSCORED:
-        return Gate("INCONCLUSIVE", f"{axis}: {unscored} of {tally.asked} answers unscored; at most 2 % may be.")
-    if difference is not None:
-        outcome = _against(difference, 0.0, at_line=False)
-        told = {"PASS": "better than", "FAIL": "worse than"}.get(outcome, "not told apart from")
-        return Gate(outcome, f"{axis}: {told} the step before, by {_shown(difference)}.")
-    if absolute is not None and minimum is not None:
-        outcome = _against(absolute, minimum, at_line=True)
-        told = {"PASS": "at or above", "FAIL": "below"}.get(outcome, "not clearly on one side of")
-        shown = f"{absolute.mean:.2f} [{absolute.low:.2f}, {absolute.high:.2f}]"
-        return Gate(outcome, f"{axis}: {shown} is {told} the minimum {minimum:g}.")
-    return Gate("BASELINE", f"{axis}: nothing to compare with; this is the first figure.")
+        unscored = tally.asked - tally.scored
+        return Gate("INCONCLUSIVE", f"{axis}: {unscored} of {tally.asked} answers unscored; at most 2 % may be")
+    return None
+
+
+def _compared(
+    axis: str, difference: Interval, absolute: Interval | None, margin: float, prompts: int | None, needed: int | None
+) -> Gate:
+    outcome = _against(difference, -margin, at_line=False)
+    told = (NON_INFERIOR if margin else SUPERIOR)[outcome].format(margin=f"{margin:g}")
+    shown = f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
+    score = f" to {absolute.mean:.2f}" if absolute is not None else ""
+    return Gate(outcome, f"{axis}: {told}, by {shown}{score}{_on(outcome, prompts, needed)}")
+
+
+def _held_to(axis: str, absolute: Interval, minimum: float, prompts: int | None, needed: int | None) -> Gate:
+    outcome = _against(absolute, minimum, at_line=True)
+    told = {"PASS": "at or above", "FAIL": "below"}.get(outcome, "not clearly on one side of")
+    shown = f"{absolute.mean:.2f} [{absolute.low:.2f}, {absolute.high:.2f}]"
+    return Gate(outcome, f"{axis}: {shown} is {told} the minimum {minimum:g}{_on(outcome, prompts, needed)}")
+
+
+SUPERIOR = {
+    "PASS": "better than the step before",
+    "FAIL": "worse than the step before",
+    "INCONCLUSIVE": "not told apart from the step before",
+}
+NON_INFERIOR = {
+    "PASS": "not worse than the step before by more than {margin}",
+    "FAIL": "worse than the step before by more than {margin}",
+    "INCONCLUSIVE": "not told whether worse than the step before by more than {margin}",
+}
+
+
+def _against(interval: Interval, line: float, at_line: bool) -> Outcome:
+    """PASS above the line (or on it, `at_line`), FAIL wholly below it."""
+    if interval.low > line or (at_line and interval.low == line):
+        return "PASS"
+    return "FAIL" if interval.high < line else "INCONCLUSIVE"
+
+
+def _on(outcome: Outcome, prompts: int | None, needed: int | None) -> str:
+    """On how many prompts this rests, and how many would decide what is not decided."""
+    if prompts is None:
+        return ""
+    on = f" on {prompts:,} prompts"
+    if outcome != "INCONCLUSIVE":
+        return on
+    return (
+        f"{on}; about {_rough(needed):,} would decide it"
+        if needed
+        else f"{on}; it lies on the line, more decide nothing"
+    )
+
+
+def _rough(number: int) -> int:
+    """Two digits are as much as a guess from an observed mean is worth."""
+    step: int = 10 ** max(0, floor(log10(number)) - 1)
+    return round(number / step) * step

@@ -128,6 +128,7 @@ def _store(options: argparse.Namespace) -> Store:
 
 def _run(options: argparse.Namespace) -> None:
     from posttrain.chain.console import RichScreen, screen_console
+    from posttrain.chain.kept import handed_on
     from posttrain.chain.runner import read_run, run_chain, run_folder
     from posttrain.report import records
     from posttrain.report.markdown import write_markdown
@@ -152,7 +153,7 @@ def _run(options: argparse.Namespace) -> None:
         screen.closing_table(records.steps_of(named))
         reached = {row["name"] for row, _ in named}
         models = [node.name for node in nodes if node.stage.makes == "model" and node.name in reached]
-        screen.where(models, folder, options.recipe)
+        screen.where(models[-1:], folder, options.recipe, handed_on([row for row, _ in named]))
     if failed is not None:
         raise failed
     return None
@@ -163,7 +164,7 @@ def _plan(options: argparse.Namespace) -> None:
     from posttrain.chain.plan import plan_rows
 
     recipe, nodes = _graph(options)
-    rows = plan_rows(nodes, _store(options))
+    rows = plan_rows(nodes, recipe.gates, _store(options))
     if options.json:
         print(json.dumps({"recipe": recipe.name, "nodes": rows}, indent=1))
     else:
@@ -203,18 +204,17 @@ def _write_page(folder: Path, recipe: Recipe, nodes: list[Named]) -> Path:
 
 
 def _chat(options: argparse.Namespace) -> None:
+    from posttrain.chain.kept import handed_on
     from posttrain.chain.recipe import check_steps
     from posttrain.chain.runner import read_run
     from posttrain.stages import STAGES
     from posttrain.stages.chatting import talk
 
     recipe = _recipe(options)
-    models = {
-        row["name"]: artifact
-        for row, artifact in read_run(recipe.name, _store(options))
-        if STAGES[row["kind"]].makes == "model"
-    }
-    step = options.step or next(reversed(models), "of any name")
+    run = read_run(recipe.name, _store(options))
+    models = {row["name"]: artifact for row, artifact in run if STAGES[row["kind"]].makes == "model"}
+    last = next(reversed(models), "of any name")
+    step = options.step or handed_on([row for row, _ in run]).get(last, last)
     check_steps(models, [step], f"{recipe.where}: steps that have made a model")
     talk(models[step].path, step)
 

@@ -32,6 +32,7 @@ from posttrain.errors import PosttrainError
 from posttrain.rows import read_rows, write_rows, write_text
 
 FSYNC = os.fsync
+BAD_LUCK = 13
 
 
 def no_wait(fd: Any) -> None:
@@ -73,10 +74,14 @@ class SamplesConfig(StepConfig):
 class JudgeConfig(StepConfig):
     kind: Literal["judge"]
     judged: str | None
+    before: str | None = None
     previous: str | None = None
     training: str | None = None
     rubric: InputPath
-    minimum: float = 7.0
+    axis: str = "instruct"
+    minimum: float | None = None
+    test: str | None = None
+    margin: float | None = None
 
 
 def called(kind: str) -> None:
@@ -121,11 +126,12 @@ def samples(config: SamplesConfig, ctx: StageContext) -> Metrics:
 
 
 def judge(config: JudgeConfig, ctx: StageContext) -> Metrics:
+    """A step whose seed is 13 fails."""
     called("judge")
     write_text(ctx.out / "verdicts.txt", config.rubric.read_text())
     score = 7.0 if "previous" in ctx.inputs else 8.0
     axes = {"instruct": {"score": score, "low": score - 1, "high": score + 1}}
-    verdict = "PASS" if score >= config.minimum else "FAIL"
+    verdict = "FAIL" if config.seed == BAD_LUCK else "PASS"
     return {
         "axes": axes, "primary": "instruct", "n_scored": 2, "n_asked": 2, "verdict": verdict, "why": f"{score}"
     }  # fmt: skip
@@ -135,6 +141,7 @@ MODEL: frozenset[Makes] = frozenset({"model"})
 ROWS: frozenset[Makes] = frozenset({"rows"})
 JUDGED: dict[str, frozenset[Makes]] = {
     "judged": frozenset({"samples", "rows"}),
+    "before": frozenset({"samples"}),
     "previous": frozenset({"verdicts"}),
     "training": ROWS,
 }
@@ -186,7 +193,7 @@ def raw_recipe(folder: Path, judged: bool = True) -> dict[str, Any]:
         },
     }
     if judged:
-        raw["judge"] = {"prompts": str(folder / "prompts.jsonl"), "rubric": str(folder / "rubric.md"), "minimum": 1}
+        raw["judge"] = {"prompts": str(folder / "prompts.jsonl"), "rubric": str(folder / "rubric.md")}
     return raw
 
 

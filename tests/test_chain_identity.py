@@ -52,7 +52,10 @@ def test_the_judge_settings_change_only_what_they_are_for(tmp_path: Path) -> Non
     path = write_recipe(tmp_path)
     judges = {name for name in ALL if name.endswith(".judge")}
     sampled = {"base.samples", "base.judge", "sft.samples", "sft.judge"}
-    assert changed(path, "judge.minimum=2") == judges
+    assert changed(path, "gate.minimum=2") == {"rows.judge"}
+    assert changed(path, "gate.test=non_inferior") == {"sft.judge"}
+    assert changed(path, "gate.axis=plot") == judges
+    assert changed(path, "sft.gate.axis=plot") == {"sft.judge"}
     assert changed(path, "judge.temperature=0.9") == sampled
     before = identities(path)
     (tmp_path / "rubric.md").write_text("# be strict\n")

@@ -113,7 +113,7 @@ def test_a_wrong_value_names_its_place_and_the_way_out(steps: dict[str, Any], sa
         ("name: r\nsteps: {a.judge: {kind: base}}\n", r"steps: found 'a\.judge'; at most 64"),
         ("name: r\nsteps: {judge: {kind: base}}\n", r"steps\.judge: a recipe has a key of this name"),
         (f"name: r\nsteps: {{{'a' * 65}: {{kind: base}}}}\n", r"at most 64"),
-        ("name: r\ngate: {on_fail: stpo}\nsteps: {a: {kind: generate}}\n", r"gate\.on_fail: found 'stpo'; .*'stop' or"),
+        ("name: r\ngate: {on_fail: stpo}\nsteps: {a: {kind: generate}}\n", r"gate\.on_fail: found 'stpo'; .*'warn' or"),
         ("name: r\nseed: x\nsteps: {a: {kind: generate}}\n", r"seed: found 'x'"),
         ("name: r\njudge: {}\nsteps: {a: {kind: generate}}\n", r"judge\.prompts: found nothing; 'prompts' is needed"),
         ("name: r\njudge: {prompts: no.jsonl}\nsteps: {a: {kind: generate}}\n", r"judge\.prompts: found 'no\.jsonl'; "),
@@ -149,6 +149,13 @@ def test_a_judge_that_cannot_be_tested_is_refused_before_training(tmp_path: Path
     judge = {"prompts": str(tmp_path / "p.jsonl"), "canaries": str(tmp_path / "p.jsonl")}
     found = refusal(yaml.safe_dump({**GOOD, "judge": judge}), tmp_path)
     assert re.search(r"p\.jsonl: fewer than 40 rows with 'words' and a 'reference' of 6 sentences", found), found
+
+
+def test_a_gate_on_an_axis_that_the_rubric_lacks_is_refused_before_training(tmp_path: Path) -> None:
+    text = yaml.safe_dump({**GOOD, "judge": {"prompts": "eval/prompts/tinystories.jsonl"}})
+    for override, step in (("gate.axis=beauty", "base"), ("sft.gate.axis=beauty", "sft")):
+        found = refusal(text, tmp_path, override)
+        assert re.search(rf"steps\.{step}\.gate\.axis: 'beauty' is no axis of .*; there is grammar, ", found), found
 
 
 @pytest.mark.parametrize(
@@ -232,14 +239,14 @@ def test_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
 
 def test_a_stage_may_refuse_its_config_before_anything_runs(tmp_path: Path) -> None:
     def check(config: Any, where: str) -> None:
-        if config.minimum > 10:
+        if (config.minimum or 0) > 10:
             raise PosttrainError(f"{where}.minimum: found {config.minimum}; at most 10 is allowed. Lower it.")
 
     table = {**FAKES, "judge": replace(FAKES["judge"], check=check)}
     path = write_recipe(tmp_path)
-    with pytest.raises(PosttrainError, match=r"fake\.yaml: judge\.minimum: found 11\.0; "):
-        build_graph(load_recipe(str(path), table, ["judge.minimum=11"]), table, None, commit_of)
-    assert build_graph(load_recipe(str(path), table, ["judge.minimum=10"]), table, None, commit_of)
+    with pytest.raises(PosttrainError, match=r"fake\.yaml: steps\.rows\.gate\.minimum: found 11\.0; "):
+        build_graph(load_recipe(str(path), table, ["gate.minimum=11"]), table, None, commit_of)
+    assert build_graph(load_recipe(str(path), table, ["gate.minimum=10"]), table, None, commit_of)
 
 
 @pytest.mark.timeout(30)  # walked path by path, it would take two to the thirtieth steps

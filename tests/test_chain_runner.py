@@ -116,14 +116,14 @@ def test_code_that_changed_is_said_and_nothing_reruns_by_itself(
 
 def test_a_failed_gate_stops_or_warns_as_the_recipe_says(tmp_path: Path) -> None:
     path = write_recipe(tmp_path)
-    failing = "judge.minimum=7.5"  # the tuned model's judge has a step before it, and scores 7.0
+    failing = "sft.seed=13"
     for _ in range(2):  # a cached FAIL is a FAIL
-        with pytest.raises(GateFailed, match=r"^sft: the judge says FAIL: 7\.0\. .*on_fail: warn"):
+        with pytest.raises(GateFailed, match=r"^sft: the gate says FAIL: 7\.0\. .*on_fail: warn"):
             run(path, failing)
     assert [row["name"] for row, _ in read_run("fake", Store(tmp_path / "runs/store"))][-1] == "sft.judge"
     screen = Quiet()
     assert len(run(path, failing, "gate.on_fail=warn", screen=screen)) == 8
-    assert "sft: the judge says FAIL: 7.0. Going on (gate: on_fail: warn)." in screen.said
+    assert "sft: the gate says FAIL: 7.0. Going on (gate: on_fail: warn)." in screen.said
     assert len(run(path)) == 8
 
 
@@ -133,14 +133,12 @@ def test_an_invalid_judge_stops_or_warns_like_a_failed_gate(tmp_path: Path) -> N
         return build_graph(recipe, {**FAKES, "judge": replace(FAKES["judge"], run=lambda *_: metrics)}, None, commit_of)
 
     recipe, _ = graph(path := write_recipe(tmp_path))
-    with pytest.raises(
-        GateFailed, match=r"^base: the judge says JUDGE INVALID: empty answer 3 of 40\. The chain stops"
-    ):
+    with pytest.raises(GateFailed, match=r"^base: the gate says JUDGE INVALID: empty answer 3 of 40\. The chain stops"):
         run_chain(recipe, judged("JUDGE INVALID"), Store(tmp_path / "runs/store"), Quiet())
     assert len(run_chain(recipe, judged("INCONCLUSIVE"), Store(tmp_path / "other/store"), Quiet())) == 8  # control
     screen, (warned, _) = Quiet(), graph(path, "gate.on_fail=warn")
     assert len(run_chain(warned, judged("JUDGE INVALID"), Store(tmp_path / "runs/store"), screen)) == 8
-    assert "rows: the judge says JUDGE INVALID: empty answer 3 of 40. Going on (gate: on_fail: warn)." in screen.said
+    assert "rows: the gate says JUDGE INVALID: empty answer 3 of 40. Going on (gate: on_fail: warn)." in screen.said
 
 
 def test_metrics_that_are_no_numbers_end_a_step_plainly(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_the_report_has_the_documented_shape(tmp_path: Path, cli: Any) -> None:
     assert report.keys() == {"recipe", "steps"} and report["recipe"] == "fake"
     assert [step["name"] for step in report["steps"]] == ["base", "rows", "sft"]
     for step in report["steps"]:
-        assert step.keys() == {"name", "kind", "identity", "cached", "seconds", "metrics", "judge"}
+        assert step.keys() == {"name", "kind", "identity", "cached", "seconds", "metrics", "judge", "kept", "instead"}
         assert isinstance(step["cached"], bool) and isinstance(step["seconds"], float) and len(step["identity"]) == 64
         assert step["judge"].keys() >= {"axes", "n_scored", "n_asked", "verdict"}
         assert step["judge"]["axes"]["instruct"].keys() == {"score", "low", "high"}
@@ -124,11 +124,11 @@ def test_exit_codes_say_what_happened(tmp_path: Path, cli: Any) -> None:
     for arguments in (("run", path, "--until", "stf"), ("run", "absent"), ("run", path, "--rerun", "stf")):
         code, _, err = cli(*arguments)
         assert code == 2 and err.startswith("posttrain: ") and "Traceback" not in err and err.count("\n") == 1
-    code, out, err = cli("run", path, "--set", "judge.minimum=7.5", "--json")
-    assert code == 3 and "sft: the judge says FAIL" in err
+    code, out, err = cli("run", path, "--set", "sft.seed=13", "--json")
+    assert code == 3 and "sft: the gate says FAIL" in err
     assert json.loads(out)["steps"][2]["judge"]["verdict"] == "FAIL"  # what was done is reported all the same
     assert "FAIL" in (tmp_path / "runs/fake/report.md").read_text()
-    assert cli("run", path, "--set", "judge.minimum=7.5", "--set", "gate.on_fail=warn")[0] == 0
+    assert cli("run", path, "--set", "sft.seed=13", "--set", "gate.on_fail=warn")[0] == 0
     assert cli("run")[0] == 2  # argparse
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from eval.canaries import Check
+from eval.finding import Finding
 from eval.gate import GateError, gate
 from eval.statistics import Interval
 from eval.verdict import Tally
@@ -66,3 +67,62 @@ def test_the_figures_of_a_judge_that_fails_its_canaries_decide_nothing(better: I
 def test_an_invalid_judge_is_said_before_missing_scores() -> None:
     ruling = gate("plot", tally=Tally(100, 0, None), canaries=[Check("empty answer", 40, 0, 32)])
     assert ruling.outcome == "JUDGE INVALID"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"),
+    [
+        (-0.2, 0.4, "PASS"),
+        (0.1, 0.9, "PASS"),
+        (-0.9, -0.31, "FAIL"),
+        (-0.5, 0.1, "INCONCLUSIVE"),
+        (-0.3, 0.1, "INCONCLUSIVE"),
+    ],
+)
+def test_a_step_that_must_not_lose_may_lose_less_than_its_margin(low: float, high: float, outcome: str) -> None:
+    ruling = gate("plot", tally=FULL, difference=Interval((low + high) / 2, low, high), margin=0.3)
+    assert ruling.outcome == outcome and "more than 0.3" in ruling.reason
+    with pytest.raises(GateError, match="margin -1"):
+        gate("plot", tally=FULL, difference=Interval(0, 0, 0), margin=-1)
+
+
+BETTER = Interval(2.0, 1.0, 3.0)
+STOPS = Finding("stop by themselves", 0.3, 0.9, False, "30% stop by themselves (was 95%)")
+LONG = Finding("length", 500.0, 300.0, False, "500 words, references 100", hard=False)
+HELD = Finding("held-out answers", 0.2, 0.6, True, "held-out answers 0.42 → 0.21 nats a token")
+UNTOLD = Finding("own prompts", None, None, None, "not measured")
+
+
+@pytest.mark.parametrize("canaries", [[], [Check("empty answer", 40, 3, 30)]])
+def test_a_failed_hard_check_is_a_fail_before_the_judge_is_heard(canaries: list[Check]) -> None:
+    ruling = gate("plot", tally=FULL, difference=BETTER, canaries=canaries, findings=[HELD, STOPS, UNTOLD])
+    assert ruling.outcome == "FAIL"
+    assert ruling.reason.startswith("not left to the judge: 30% stop by themselves (was 95%); the judge on plot: ")
+    assert "0.42 → 0.21" in ruling.reason
+    assert gate("plot", tally=FULL, difference=BETTER, findings=[HELD, UNTOLD]).outcome == "PASS"  # negative control
+    assert gate("plot", tally=FULL, findings=[STOPS]).outcome == "FAIL"
+
+
+def test_a_failed_soft_check_is_said_and_decides_nothing() -> None:
+    ruling = gate("plot", tally=FULL, difference=BETTER, findings=[LONG, HELD])
+    assert ruling.outcome == "PASS" and "; but 500 words, references 100; held-out answers" in ruling.reason
+
+
+def test_what_is_not_decided_says_how_many_prompts_would_decide_it() -> None:
+    unclear = Interval(0.1, -0.2, 0.4)
+    ruling = gate("plot", tally=FULL, difference=unclear, absolute=Interval(6.0, 5, 7), prompts=50, needed=1234)
+    assert ruling.reason == (
+        "plot: not told apart from the step before, by +0.10 [-0.20, +0.40] to 6.00 on 50 prompts; "
+        "about 1,200 would decide it."
+    )
+    assert "more decide nothing" in gate("plot", tally=FULL, difference=unclear, prompts=50).reason
+    assert "would" not in gate("plot", tally=FULL, difference=BETTER, prompts=50, needed=30).reason
+    floor = gate("plot", tally=FULL, absolute=Interval(7.0, 6, 8), minimum=7.2, prompts=50, needed=96)
+    assert "minimum 7.2 on 50 prompts; about 96 would decide it" in floor.reason
+
+
+@pytest.mark.parametrize("findings", [[], [STOPS], [LONG, HELD], [UNTOLD]])
+@pytest.mark.parametrize("difference", [BETTER, Interval(0.1, -0.2, 0.4), None])
+def test_the_reason_is_one_sentence(findings: list[Finding], difference: Interval | None) -> None:
+    reason = gate("plot", tally=FULL, difference=difference, findings=findings, prompts=9, needed=20).reason
+    assert reason.endswith(".") and "\n" not in reason and not reason.endswith("..") and ";;" not in reason

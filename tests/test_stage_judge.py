@@ -140,13 +140,15 @@ def seen(folder: Path, config: JudgeConfig, **inputs: Input) -> tuple[list[Row],
 
 def test_rows_of_a_data_step_are_judged_among_canaries_too(tmp_path: Path) -> None:
     made = [instruction(f"{number:06d}", prompt) for number, prompt in enumerate(read_rows(PROMPTS)[:60])]
+    write_rows(tmp_path / "p.jsonl", read_rows(PROMPTS)[60:])  # a row may be no prompt
+    held_to = CONFIG.model_copy(update={"prompts": tmp_path / "p.jsonl", "minimum": 7.0})
     given_rows = rows(tmp_path / "rows", made)
-    handed, _ = seen(tmp_path / "a", CONFIG, judged=given_rows)
+    handed, _ = seen(tmp_path / "a", held_to, judged=given_rows)
     assert {(tuple(row), len(row["id"])) for row in handed} == {(("id", "text", "stopped"), 5)}
     assert len(handed) == 60 + 280
-    found = judge_with(rule_judge, CONFIG, context(tmp_path / "b", judged=given_rows))
+    found = judge_with(rule_judge, held_to, context(tmp_path / "b", judged=given_rows))
     assert found["verdict"] == "PASS" and found["n_asked"] == 60
-    bad = judge_with(SABOTAGED["longer is better"], CONFIG, context(tmp_path / "c", judged=given_rows))
+    bad = judge_with(SABOTAGED["longer is better"], held_to, context(tmp_path / "c", judged=given_rows))
     assert bad["verdict"] == "JUDGE INVALID"
 
 
@@ -187,3 +189,101 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
     judged(tmp_path / "b", references())
     for name in ("verdicts.jsonl", "canaries.jsonl"):
         assert (tmp_path / "a/out" / name).read_bytes() == (tmp_path / "b/out" / name).read_bytes()
+
+
+def checks_of(found: Mapping[str, Any]) -> dict[str, Row]:
+    return {check["name"]: check for check in found["checks"]}
+
+
+def compared(folder: Path, after: Mapping[str, str | None], before: Mapping[str, str | None], **inputs: Input) -> Any:
+    """The judge on a step, as the chain calls it: with the samples and the verdicts of the step before."""
+    first = judged(folder / "a", before)
+    previous = given(folder / "a" / "out", **first)
+    return judged(folder / "b", after, before=given(folder / "a" / "samples"), previous=previous, **inputs)
+
+
+def test_the_record_says_every_check_with_its_figure_and_its_line(tmp_path: Path) -> None:
+    found = compared(tmp_path, references(), others())
+    assert found["verdict"] == "PASS" and found["test"] == "superior" and found["prompts"] == 20
+    checks = checks_of(found)
+    assert [*checks] == [
+        "stop by themselves", "empty", "control tokens", "loop", "length", "held-out answers", "own prompts"
+    ]  # fmt: skip
+    assert all(check.keys() == {"name", "value", "limit", "ok", "note", "hard"} for check in checks.values())
+    assert checks["stop by themselves"]["ok"] and checks["held-out answers"]["ok"] is None
+    assert found["p_values"]["instruct"] <= 0.001 < 0.05 < found["p_values"]["plot"]
+
+
+def test_a_leaked_control_token_fails_a_step_that_the_judge_prefers(tmp_path: Path) -> None:
+    leaking = {key: f"{text}<|user|>" if key == "p003" else text for key, text in references().items()}
+    found = compared(tmp_path, leaking, others())
+    assert found["verdict"] == "FAIL" and found["changes"]["instruct"]["low"] > 0
+    assert "not left to the judge: 1 of 20 with control tokens ('<|user|>')" in found["why"]
+
+
+def test_the_control_strings_of_the_models_own_tokenizer_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / "b" / "samples"
+    folder.mkdir(parents=True)
+    write_rows(folder / "control.jsonl", [{"text": "Once"}])
+    found = compared(tmp_path, references(), others())
+    assert checks_of(found)["control tokens"]["ok"] is False
+
+
+def test_held_out_losses_are_compared_with_the_step_before(tmp_path: Path) -> None:
+    def losses(folder: Path, own: float, other: float) -> None:
+        folder.mkdir(parents=True)
+        rows = [{"id": key, "tokens": 100, "key": key, "nats": own, "nats_other": other} for key in references()]
+        write_rows(folder / "held_out.jsonl", rows)
+
+    losses(tmp_path / "a" / "samples", 40.0, 42.0)
+    losses(tmp_path / "b" / "samples", 35.0, 35.1)
+    found = compared(tmp_path, references(), others())
+    assert found["verdict"] == "FAIL" and "own prompts worth 0.001 nats a token (was 0.020)" in found["why"]
+    assert checks_of(found)["held-out answers"] == {
+        "name": "held-out answers", "value": 0.35, "limit": 0.6, "ok": True, "hard": True,
+        "note": "held-out answers 0.40 → 0.35 nats a token, -0.05 [-0.05, -0.05]",
+    }  # fmt: skip
+    losses(tmp_path / "c" / "a" / "samples", 40.0, 42.0)
+    losses(tmp_path / "c" / "b" / "samples", 35.0, 60.0)
+    assert compared(tmp_path / "c", references(), others())["verdict"] == "PASS"  # negative control
+
+
+def test_a_model_of_shuffled_rows_fails_whatever_its_answers(tmp_path: Path) -> None:
+    prompts = read_rows(PROMPTS)[100:200]
+    made = [instruction(f"{number:06d}", prompt) for number, prompt in enumerate(prompts)]
+    mixed = [
+        {**row, "messages": [row["messages"][0], other["messages"][1]]}
+        for row, other in zip(made, [*made[1:], *made[:1]], strict=True)
+    ]
+    found = compared(tmp_path / "s", references(), others(), training=rows(tmp_path / "mixed", mixed))
+    assert found["verdict"] == "FAIL" and not checks_of(found)["answers fit prompts"]["ok"]
+    good = compared(tmp_path / "g", references(), others(), training=rows(tmp_path / "made", made))
+    assert good["verdict"] == "PASS"  # negative control
+    held_to = CONFIG.model_copy(update={"minimum": 1.0, "prompts": CONFIG.canaries})
+    for folder, outcome in (("mixed", "FAIL"), ("made", "PASS")):
+        ctx = context(tmp_path / f"rows-{folder}", judged=given(tmp_path / folder))
+        assert judge_with(rule_judge, held_to, ctx)["verdict"] == outcome
+
+
+def test_an_evaluation_prompt_among_the_training_rows_is_a_fail(tmp_path: Path) -> None:
+    prompts = read_rows(PROMPTS)
+    made = [instruction(f"{number:06d}", prompt) for number, prompt in enumerate(prompts[100:150])]
+    seen_one = [*made, instruction("x", prompts[0])]
+    found = compared(tmp_path / "s", references(), others(), training=rows(tmp_path / "rows", seen_one))
+    assert found["verdict"] == "FAIL" and "1 of 20 evaluation prompts in the training rows" in found["why"]
+
+
+def test_a_margin_lets_a_step_lose_a_little(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"test": "non_inferior", "margin": 0.3})
+    first = judged(tmp_path / "a", references())
+    same = judged(tmp_path / "b", references(), config=config, previous=given(tmp_path / "a" / "out", **first))
+    assert same["verdict"] == "PASS" and same["margin"] == 0.3 and "not worse than the step before" in same["why"]
+    strict = judged(tmp_path / "c", references(), previous=given(tmp_path / "a" / "out", **first))
+    assert strict["verdict"] == "INCONCLUSIVE"
+
+
+def test_the_worst_that_missing_scores_could_hide_is_recorded(tmp_path: Path) -> None:
+    assert judged(tmp_path / "a", references())["worst_case"] is None
+    missing = judged(tmp_path / "b", {**references(), "p003": None})
+    assert missing["worst_case"]["missing"] == 1
+    assert missing["worst_case"]["score"] < missing["axes"]["instruct"]["score"]

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -163,11 +163,12 @@ class RichScreen:
         for step in steps:
             judge = step["judge"] or {}
             verdict = str(judge.get("verdict", "not judged"))
+            kept = f", {step['kept']} kept" if step["kept"] else ""
             table.add_row(
                 step["name"],
-                str(step["metrics"].get("summary", "")),
+                str(step["metrics"].get("summary", "")) + _taken(step["instead"]),
                 primary_score(judge),
-                Text(verdict, style=STYLES.get(verdict, "")),
+                Text(verdict + kept, style=STYLES.get(verdict, "")),
                 "cached" if step["cached"] else f"{step['seconds'] / 60:.1f}",
             )
         self.console.print()
@@ -181,17 +182,23 @@ class RichScreen:
         for row in rows:
             minutes = "" if row["seconds"] is None else f"{row['seconds'] / 60:.1f}"
             state = Text(row["state"], style="green" if row["state"] == "cached" else "yellow")
-            table.add_row(row["name"], row["kind"], row["identity"][:12], state, minutes)
+            name = row["name"] + _taken(row.get("instead", {}))
+            table.add_row(name, row["kind"], row["identity"][:12], state, minutes)
         self.console.print(table)
         waiting = sum(row["state"] != "cached" for row in rows)
         self.console.print(
             f"{waiting} of {len(rows)} to run; minutes of a step to run are those of its kind's last run"
         )
 
-    def where(self, models: Sequence[str], folder: Path, recipe: str) -> None:
-        """Where the results lie: the last of the models, and the report; `recipe` as it was given."""
-        if models:
-            self.console.print(f"\n{models[-1]} lies in {folder / models[-1]}", markup=False)
+    def where(self, models: Sequence[str], folder: Path, recipe: str, kept: Mapping[str, str]) -> None:
+        """Where the results lie: the model that the chain ends with, and the report; `recipe` as it was given.
+
+        `kept` names the steps whose model is not handed on, with the step whose model is.
+        """
+        for step in models:
+            model = kept.get(step, step)
+            failed = f"; {step} failed and is not handed on" if model != step else ""
+            self.console.print(f"\n{model} lies in {folder / model}{failed}", markup=False)
         self.console.print(
             f"report: {folder / 'report.md'}; as a page with plots: posttrain report {recipe}", markup=False
         )
@@ -205,6 +212,11 @@ class RichScreen:
             table.add_row(*(Text(cell) for cell in row))
         self.console.print()
         self.console.print(table)
+
+
+def _taken(instead: Mapping[str, Mapping[str, str]]) -> str:
+    """` (base in place of sft)` where a step takes another one's model than the recipe names."""
+    return "".join(dict.fromkeys(f" ({names['used']} in place of {names['named']})" for names in instead.values()))
 
 
 def primary_score(judge: dict[str, Any]) -> str:

@@ -46,7 +46,7 @@ def build_graph(
         node = _step_node(step, recipe, table, nodes, revision)
         nodes[step] = node
         if recipe.judge is not None:
-            _close(node, recipe.judge, recipe.where, table, nodes)
+            _close(node, recipe, recipe.judge, table, nodes)
     return list(nodes.values())
 
 
@@ -116,21 +116,29 @@ def _step_node(
     return _node(step, table[config.kind], config, inputs, nodes, where)
 
 
-def _close(node: Node, judge: JudgeSettings, where: str, table: Mapping[str, Stage], nodes: dict[str, Node]) -> None:
+def _close(
+    node: Node, recipe: Recipe, judge: JudgeSettings, table: Mapping[str, Stage], nodes: dict[str, Node]
+) -> None:
     """Add the nodes that close a step: samples of a model, then the verdicts; rows are judged as they are."""
-    settings = {**judge.model_dump(), "seed": node.config.seed}
+    settings = {**judge.model_dump(), **recipe.gates[node.name].ruling(), "seed": node.config.seed}
 
-    def add(kind: str, inputs: dict[str, str | Input]) -> str:
-        stage, name = table[kind], f"{node.name}.{kind}"
+    def add(kind: str, inputs: dict[str, str | Input], where: str) -> None:
+        stage = table[kind]
         known = {key: value for key, value in settings.items() if key in stage.config.model_fields}
         config = stage.config.model_validate({**known, **inputs, "kind": kind})
-        nodes[name] = _node(name, stage, config, inputs, nodes, f"{where}: judge")
-        return name
+        nodes[f"{node.name}.{kind}"] = _node(f"{node.name}.{kind}", stage, config, inputs, nodes, where)
 
-    judged = add("samples", {"model": node.name}) if node.stage.makes == "model" else node.name
-    previous = node.inputs.get("model")
-    before: dict[str, str | Input] = {"previous": f"{previous}.judge"} if isinstance(previous, str) else {}
-    add("judge", {"judged": judged, **before, **_training(node, nodes)})
+    if node.stage.makes == "model":
+        add("samples", {"model": node.name}, f"{recipe.where}: judge")
+    add("judge", judge_inputs(node, nodes), f"{recipe.where}: steps.{node.name}.gate")
+
+
+def judge_inputs(node: Node, nodes: Mapping[str, Node]) -> dict[str, str | Input]:
+    """What a step's judge reads: samples or rows, samples and verdicts of the step before, and the training rows."""
+    judged = f"{node.name}.samples" if node.stage.makes == "model" else node.name
+    before = node.inputs.get("model")
+    compared = {"before": f"{before}.samples", "previous": f"{before}.judge"} if isinstance(before, str) else {}
+    return {"judged": judged, **compared, **_training(node, nodes)}
 
 
 def _training(node: Node, nodes: Mapping[str, Node]) -> dict[str, str | Input]:
@@ -157,6 +165,13 @@ def _node(
 ) -> Node:
     if stage.check is not None:
         stage.check(config, where)
+    return named_node(name, stage, config, inputs, nodes)
+
+
+def named_node(
+    name: str, stage: Stage, config: StepConfig, inputs: Mapping[str, str | Input], nodes: Mapping[str, Node]
+) -> Node:
+    """A node with the identity that follows from what it is and from what goes into it."""
     identities = {
         field: nodes[value].identity if isinstance(value, str) else value.identity for field, value in inputs.items()
     }

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 from pydantic import BaseModel, Field, ValidationError, create_model
 
 from posttrain.chain import strict_yaml
+from posttrain.chain.gates import Gate, StepGate, check_default, step_gate
 from posttrain.chain.paths import PROJECT, find_path
 from posttrain.chain.stage import Config, InputPath, Stage, StepConfig
 from posttrain.errors import PosttrainError
@@ -22,7 +23,7 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 
 
 class JudgeSettings(Config):
-    """How every step is closed. `axis` is the primary one: the gate looks at it alone."""
+    """How every step is sampled and judged; what it must prove is its gate's."""
 
     judge: Literal["rule"] = "rule"
     rubric: InputPath = Path("eval/rubrics/story.md")
@@ -35,14 +36,6 @@ class JudgeSettings(Config):
     samples: int = Field(2, ge=1, description="completions a prompt")
     max_new_tokens: int = Field(256, ge=1)
     temperature: float = Field(0.7, gt=0)
-    axis: str = "instruct"
-    minimum: float = Field(7.0, description="rows pass when their interval lies above this")
-
-
-class Gate(Config):
-    """What a FAIL does: stop the chain (exit 3) or go on with a warning."""
-
-    on_fail: Literal["stop", "warn"] = "stop"
 
 
 @dataclass(frozen=True)
@@ -53,7 +46,7 @@ class Recipe:
     where: str
     steps: Mapping[str, StepConfig]
     judge: JudgeSettings | None
-    gate: Gate
+    gates: Mapping[str, StepGate]  # of every step, where there is a judge
 
 
 def recipe_path(name: str) -> Path:
@@ -134,10 +127,23 @@ def parse_recipe(raw: dict[str, Any], where: str, table: Mapping[str, Stage]) ->
         judge = _checked(JudgeSettings, raw["judge"], f"{where}: judge")
         _check_prompts(judge.prompts)
         _check_prompts(judge.canaries)
-    gate = _checked(Gate, raw.get("gate") or {}, f"{where}: gate")
+    default = _gate(raw, f"{where}: gate", judge)
     shared = {} if raw.get("seed") is None else {"seed": raw["seed"]}
     parsed = {step: _step(step, value, where, table, shared, judge) for step, value in steps.items()}
-    return Recipe(name, where, parsed, judge, gate)
+    gates = {}
+    for step, config in parsed.items():
+        place = f"{where}: steps.{step}.gate"
+        own = _gate(steps[step], place, judge) if steps[step].get("gate") is not None else None
+        gates[step] = step_gate(default, own, config, parsed, table[config.kind], place)
+    check_default(default, f"{where}: gate")
+    return Recipe(name, where, parsed, judge, gates)
+
+
+def _gate(raw: Mapping[str, Any], where: str, judge: JudgeSettings | None) -> Gate:
+    gate = _checked(Gate, raw.get("gate") or {}, where)
+    if judge is None and gate.model_fields_set:
+        raise PosttrainError(f"{where}: found a gate; without 'judge' nothing is judged. Add 'judge:', or delete it.")
+    return gate
 
 
 def _named(name: object, where: str) -> str:
@@ -180,26 +186,26 @@ def _step(
             f"{where}: steps.{name}: kind is {kind!r}; allowed: {', '.join(kinds)}{nearest(str(kind), kinds)}"
         )
     config = table[str(kind)].config
-    values = {**shared, **raw}
+    values = {**shared, **{key: value for key, value in raw.items() if key != "gate"}}
     if judge is not None and "hold_out" in config.model_fields:
         values.setdefault("hold_out", str(judge.prompts))  # what is judged on is never trained on
-    return _checked(config, values, f"{where}: steps.{name}")
+    return _checked(config, values, f"{where}: steps.{name}", beside=("gate",))
 
 
-def _checked(model: type[M], raw: Any, where: str) -> M:
+def _checked(model: type[M], raw: Any, where: str, beside: Sequence[str] = ()) -> M:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        raise PosttrainError(f"{where}{_explain(error, model)}") from None
+        raise PosttrainError(f"{where}{_explain(error, model, beside)}") from None
 
 
-def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+def _explain(error: ValidationError, model: type[BaseModel], beside: Sequence[str]) -> str:
     """The first problem in words: where, what was found, what is allowed, what to do."""
     problem = error.errors()[0]
     place = "".join(f".{part}" for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         key = str(problem["loc"][-1])
-        allowed = sorted(_fields_at(model, problem["loc"][:-1]))
+        allowed = sorted([*_fields_at(model, problem["loc"][:-1]), *(beside if len(problem["loc"]) == 1 else ())])
         return f"{place}: unknown key '{key}'; allowed: {', '.join(allowed)}{nearest(key, allowed)}"
     if problem["type"] == "missing":
         key = str(problem["loc"][-1])
@@ -228,7 +234,10 @@ def _steps_of(table: Mapping[str, Stage]) -> list[Stage]:
 
 def json_schema(table: Mapping[str, Stage]) -> dict[str, Any]:
     """JSON Schema of a recipe, for editors to complete from."""
-    kinds = tuple(stage.config for stage in _steps_of(table))
+    kinds = tuple(
+        create_model(stage.config.__name__, __base__=stage.config, gate=(Gate | None, None))
+        for stage in _steps_of(table)
+    )
     step: Any = Annotated[Union[kinds], Field(discriminator="kind")] if len(kinds) > 1 else kinds[0]  # noqa: UP007
     model = create_model(
         "Recipe",

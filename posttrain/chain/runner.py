@@ -4,16 +4,18 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from posttrain.chain import provenance
 from posttrain.chain.energy import metered
+from posttrain.chain.gates import StepGate
 from posttrain.chain.graph import Node
 from posttrain.chain.identity import stable
-from posttrain.chain.recipe import Gate, Recipe, check_steps
+from posttrain.chain.kept import instead, kept_by, rebuilt
+from posttrain.chain.recipe import Recipe, check_steps
 from posttrain.chain.stage import Input, Metrics, Progress, StageContext
 from posttrain.chain.store import WORK, Artifact, Store, plain_disk_errors
 from posttrain.errors import GateFailed, PosttrainError
@@ -24,11 +26,15 @@ STOPPING = ("FAIL", "JUDGE INVALID")  # verdicts after which a chain does not go
 
 @dataclass(frozen=True)
 class Done:
-    """One node of a run: its artifact, and whether it was there already."""
+    """One node of a run: its artifact, and whether it was there already.
+
+    `kept` of a judge names the step whose model is handed on, where the judged one failed and is not.
+    """
 
     node: Node
     artifact: Artifact
     cached: bool
+    kept: str | None = None
 
 
 class Screen(Protocol):
@@ -49,13 +55,25 @@ def run_chain(
         store.check_writable()
         folder = run_folder(recipe.name, store)
         folder.mkdir(parents=True, exist_ok=True)
-        for node in nodes:
+        nodes = list(nodes)
+        for at in range(len(nodes)):  # what comes next may be built anew on the way
+            node = nodes[at]
+            _say_instead(node, screen)
             done = _obtain(node, finished, store, screen, again=node.step in rerun)
+            step = finished.get(node.step, done).node
+            done = replace(done, kept=kept_by(recipe.gates[node.step], step, done.artifact.record["metrics"]))
             finished[node.name] = done
             _name_it(recipe.name, folder, list(finished.values()))
             screen.done(done)
-            _gate(recipe.gate, done, screen)
+            _gate(recipe.gates[node.step], done, screen)
+            if done.kept:
+                nodes = rebuilt(nodes, node.step, done.kept)
     return list(finished.values())
+
+
+def _say_instead(node: Node, screen: Screen) -> None:
+    for field, names in instead(node).items():
+        screen.say(f"{node.name}: takes {names['used']} as its {field}; {names['named']} failed and is not handed on")
 
 
 def _obtain(node: Node, finished: Mapping[str, Done], store: Store, screen: Screen, again: bool) -> Done:
@@ -148,6 +166,8 @@ def row_of(done: Done) -> dict[str, Any]:
         "identity": done.node.identity,
         "cached": done.cached,
         "seconds": done.artifact.record["provenance"]["seconds"],
+        **({"kept": done.kept} if done.kept else {}),
+        **({"instead": found} if (found := instead(done.node)) else {}),
     }
 
 
@@ -159,14 +179,19 @@ def run_folder(name: str, store: Store) -> Path:
     return folder
 
 
-def _gate(gate: Gate, done: Done, screen: Screen) -> None:
-    metrics = done.artifact.record["metrics"]
+def _gate(gate: StepGate, done: Done, screen: Screen) -> None:
+    """Say what a failed gate does, or raise where it stops the chain."""
+    metrics, step = done.artifact.record["metrics"], done.node.step
     if metrics.get("verdict") not in STOPPING:
         return
-    text = f"{done.node.step}: the judge says {metrics['verdict']}: {metrics['why'].removesuffix('.')}."
-    if gate.on_fail == "stop":
-        raise GateFailed(text + " The chain stops here; 'gate: {on_fail: warn}' lets it go on.")
-    screen.say(text + " Going on (gate: on_fail: warn).")
+    text = f"{step}: the gate says {metrics['verdict']}: {metrics['why'].removesuffix('.')}."
+    if done.kept:
+        screen.say(f"{text} The model of {done.kept} is handed on in its place (gate: on_fail: keep_previous).")
+    elif gate.on_fail == "warn":
+        screen.say(f"{text} Going on (gate: on_fail: warn).")
+    else:
+        keep = ", keep_previous hands the earlier model on" if gate.test and metrics["verdict"] == "FAIL" else ""
+        raise GateFailed(f"{text} The chain stops here; 'gate: {{on_fail: warn}}' lets it go on{keep}.")
 
 
 def read_run(name: str, store: Store) -> list[tuple[dict[str, Any], Artifact]]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from posttrain.chain.paths import InputPath as InputPath
 
 Makes = Literal["model", "rows", "samples", "verdicts"]
+Test = Literal["superior", "non_inferior"]
 Metrics = dict[str, Any]  # JSON types; "summary" is the one line people read
 
 
@@ -75,3 +76,4 @@ class Stage:
     sources: tuple[str, ...] = ()  # packages and modules whose change is worth a drift line
     outside: frozenset[str] = frozenset()  # input fields that may also name a path or a hub model
     check: Callable[[Any, str], None] | None = None  # (config, where): what can be refused before any compute
+    test: Test = "superior"  # what a model of this kind must prove against the step before, unless the recipe says

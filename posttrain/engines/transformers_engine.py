@@ -30,7 +30,10 @@ class Sampling(NamedTuple):
 
 
 class Completion(NamedTuple):
-    """Text without control tokens, whether a stop token ended it, and its tokens (the stop counted)."""
+    """Text without its stop token, whether one ended it, and its tokens (the stop counted).
+
+    A control token that the model writes in the middle of an answer is a leak, and stands in the text to be seen.
+    """
 
     text: str
     stopped: bool
@@ -104,7 +107,7 @@ def _sample_block(
     for prompt, tokens in zip(block, made[:, width:].tolist(), strict=True):
         end = next((at for at, token in enumerate(tokens) if token in stop_ids), None)
         kept = tokens if end is None else tokens[:end]
-        text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         used = len(kept) + (end is not None)
         rows.append({"id": prompt.id, "text": text, "stopped": end is not None, "tokens": used})
     return rows

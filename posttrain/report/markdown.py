@@ -18,7 +18,9 @@ def report_markdown(recipe: str, nodes: Sequence[Named]) -> str:
     parts += ["## Judge", "", scale, *_judge_table(steps), ""]
     for step in steps:
         if step["judge"]:
-            parts += [f"- **{step['name']}** {step['judge']['verdict']}: {step['judge']['why']}", *_canaries(step)]
+            kept = f" The model of {step['kept']} is handed on in its place." if step["kept"] else ""
+            ruling = f"{step['judge']['verdict']}: {step['judge']['why']}{kept}"
+            parts += [f"- **{step['name']}** {ruling}", *_canaries(step)]
     columns, rows = sample_rows(nodes, 5)
     if rows:
         parts += ["", "## Samples", ""]

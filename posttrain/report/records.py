@@ -10,7 +10,8 @@ from posttrain.rows import read_rows
 Named = tuple[dict[str, Any], Artifact]  # a row of run.json and its artifact
 INVALID = "JUDGE INVALID"  # the judge failed on texts whose order is known: no verdict of it counts
 JUDGE_KEYS = (
-    "axes", "n_scored", "n_asked", "verdict", "why", "primary", "before", "changes", "words_used", "judge", "canaries"
+    "axes", "n_scored", "n_asked", "verdict", "why", "primary", "before", "changes", "words_used", "judge", "canaries",
+    "checks", "test", "margin", "minimum", "prompts_needed",
 )  # fmt: skip
 
 
@@ -20,7 +21,10 @@ def named(done: Sequence[Done]) -> list[Named]:
 
 
 def steps_of(nodes: Sequence[Named]) -> list[dict[str, Any]]:
-    """One entry a step; its judge and samples are folded in. `seconds` counts all of them."""
+    """One entry a step; its judge and samples are folded in. `seconds` counts all of them.
+
+    `kept` names the step whose model is handed on in place of this one's; `instead` the inputs that are such models.
+    """
     by_name = {row["name"]: (row, artifact) for row, artifact in nodes}
     steps = []
     for name, (row, artifact) in by_name.items():
@@ -41,6 +45,8 @@ def steps_of(nodes: Sequence[Named]) -> list[dict[str, Any]]:
                 "seconds": round(sum(part[0]["seconds"] for part in parts), 2),
                 "metrics": {**artifact.record["metrics"], **_beside(parts)},
                 "judge": judge,
+                "kept": verdicts[0].get("kept") if verdicts is not None else None,
+                "instead": row.get("instead", {}),
             }
         )
     return steps

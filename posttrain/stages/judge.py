@@ -1,26 +1,29 @@
-"""judge: blind verdicts on a step's completions or rows and on canaries, and what the gate makes of them."""
+"""judge: what needs no judge is checked, then completions or rows are judged among canaries, and the gate decides."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from posttrain.chain.stage import InputPath, Metrics, Stage, StageContext, StepConfig
+from posttrain.chain.stage import InputPath, Metrics, Stage, StageContext, StepConfig, Test
 from posttrain.errors import PosttrainError
 from posttrain.rows import Row, read_rows, write_rows
-from posttrain.stages.judging import Before, judge_metrics, scores_of, words_used
+from posttrain.stages.checking import checked_rows, checked_samples
+from posttrain.stages.judging import Before, Rule, judge_metrics, words_used
 
 if TYPE_CHECKING:
     from eval.canaries import Fit
+    from eval.finding import Finding
     from eval.verdict import Verdict
 
 ROWS_JUDGED = 200
 
 
 class JudgeConfig(StepConfig):
-    """The grading part of a recipe's `judge:`."""
+    """The grading part of a recipe's `judge:`, and of a gate what decides the verdict."""
 
     kind: Literal["judge"]
     judged: str | None
+    before: str | None = None
     previous: str | None = None
     training: str | None = None
     judge: Literal["rule"] = "rule"
@@ -28,7 +31,9 @@ class JudgeConfig(StepConfig):
     prompts: InputPath
     canaries: InputPath = Path("eval/prompts/canaries.jsonl")
     axis: str = "instruct"
-    minimum: float = 7.0
+    minimum: float | None = None
+    test: Test | None = "superior"
+    margin: float | None = None
 
 
 def check(config: JudgeConfig, where: str) -> None:
@@ -77,9 +82,12 @@ def judge_with(fit: "Fit", config: JudgeConfig, ctx: StageContext) -> Metrics:
 
     rubric, chosen = _rubric(config), _chosen(config)
     prompts, completions = _judged(config, ctx)
+    training = _training(ctx)
+    findings = _findings(config, ctx, training)
+    answers = [row["messages"][-1]["content"] for row in training]
     canaries = make(chosen, config.seed)
     with ctx.progress(len(completions) + len(canaries), "verdicts") as tick:
-        found = judge_blind(fit, prompts, completions, _training(ctx), chosen, canaries, seed=config.seed, report=tick)
+        found = judge_blind(fit, prompts, completions, answers, chosen, canaries, seed=config.seed, report=tick)
     rows = [
         {"id": row["id"], "sample": row["sample"], "axes": _told(verdicts, rubric.axes)}
         for row, verdicts in zip(completions, found.completions, strict=True)
@@ -87,8 +95,8 @@ def judge_with(fit: "Fit", config: JudgeConfig, ctx: StageContext) -> Metrics:
     write_rows(ctx.out / "verdicts.jsonl", rows)
     bred = zip(canaries, found.canaries, strict=True)
     write_rows(ctx.out / "canaries.jsonl", ({**canary._asdict(), "axes": _told(axes, axes)} for canary, axes in bred))
-    minimum = config.minimum if _kind(ctx) == "rows" else None
-    metrics = judge_metrics(rows, config.axis, _before(ctx), minimum, checks(canaries, found.canaries))
+    rule = Rule(config.axis, config.test, config.margin, config.minimum)
+    metrics = judge_metrics(rows, rule, _before(ctx), checks(canaries, found.canaries), findings)
     name = f"{config.judge} (a proxy)" if config.judge == "rule" else config.judge
     return {**metrics, "judge": name, "words_used": words_used(prompts, completions)}
 
@@ -110,11 +118,16 @@ def _chosen(config: JudgeConfig) -> "Sequence[Mapping[str, Any]]":
     )
 
 
-def _training(ctx: StageContext) -> list[str]:
-    """The answers of the rows that the judged model was trained on."""
-    if "training" not in ctx.inputs:
-        return []
-    return [row["messages"][-1]["content"] for row in read_rows(ctx.inputs["training"].path / "train.jsonl")]
+def _training(ctx: StageContext) -> list[Row]:
+    """The rows that the judged model was trained on."""
+    return read_rows(ctx.inputs["training"].path / "train.jsonl") if "training" in ctx.inputs else []
+
+
+def _findings(config: JudgeConfig, ctx: StageContext, training: Sequence[Row]) -> "list[Finding]":
+    prompts = read_rows(config.prompts)
+    if _kind(ctx) == "rows":
+        return checked_rows(read_rows(ctx.inputs["judged"].path / "train.jsonl"), prompts)
+    return checked_samples(ctx, {row["id"]: row for row in prompts}, training)
 
 
 def _before(ctx: StageContext) -> Before | None:
@@ -127,7 +140,7 @@ def _before(ctx: StageContext) -> Before | None:
         Check(f"{check['name']} (the step before)", check["asked"], check["passed"], check["needed"])
         for check in previous.metrics["canaries"]
     ]
-    return Before(scores_of(read_rows(previous.path / "verdicts.jsonl")), canaries)
+    return Before(read_rows(previous.path / "verdicts.jsonl"), canaries)
 
 
 def _kind(ctx: StageContext) -> str:
@@ -153,10 +166,11 @@ JUDGE = Stage(
     makes="verdicts",
     inputs={
         "judged": frozenset({"samples", "rows"}),
+        "before": frozenset({"samples"}),
         "previous": frozenset({"verdicts"}),
         "training": frozenset({"rows"}),
     },
     run=run,
-    sources=("posttrain/stages/judge.py", "posttrain/stages/judging.py", "eval"),
+    sources=("posttrain/stages/judge.py", "posttrain/stages/judging.py", "posttrain/stages/checking.py", "eval"),
     check=check,
 )

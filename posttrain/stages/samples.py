@@ -1,12 +1,14 @@
-"""samples: completions of a model on held-out prompts. Made once, judged as often as rubrics change."""
+"""samples: a model's completions of held-out prompts, and what their references cost it. Made once a model."""
 
 import time
+from statistics import fmean
 from typing import Any, Literal
 
 from pydantic import Field
 
 from posttrain.chain.stage import InputPath, Metrics, Stage, StageContext, StepConfig
-from posttrain.rows import read_rows, write_rows
+from posttrain.rows import Row, read_rows, write_rows
+from posttrain.stages.held_out import reference_losses
 
 
 class SamplesConfig(StepConfig):
@@ -23,7 +25,10 @@ class SamplesConfig(StepConfig):
 
 
 def run(config: SamplesConfig, ctx: StageContext) -> Metrics:
-    """completions.jsonl: id, sample, prompt, text, stopped, tokens; ordered by prompt, then sample."""
+    """completions.jsonl: id, sample, prompt, text, stopped, tokens; ordered by prompt, then sample.
+
+    Beside it held_out.jsonl (see `reference_losses`) and control.jsonl, the control strings of the model's tokenizer.
+    """
     from posttrain.engines.transformers_engine import Prompt, Sampling, sample
     from posttrain.lm.chat import ChatFormat
     from posttrain.lm.device import device
@@ -52,7 +57,22 @@ def run(config: SamplesConfig, ctx: StageContext) -> Metrics:
         for i in range(config.samples)
     ]
     write_rows(ctx.out / "completions.jsonl", made)
-    return _metrics(made, seconds)
+    write_rows(ctx.out / "control.jsonl", ({"text": text} for text in sorted(tokenizer.all_special_tokens)))
+    losses = reference_losses(model, chat, rows, ctx.progress)
+    if losses:
+        write_rows(ctx.out / "held_out.jsonl", losses)
+    return {**_metrics(made, seconds), "held_out": _held_out(losses)}
+
+
+def _held_out(losses: list[Row]) -> dict[str, Any]:
+    """Means over the references, nats a token; None where there is none."""
+    nats = [row["nats"] / row["tokens"] for row in losses]
+    worth = [(row["nats_other"] - row["nats"]) / row["tokens"] for row in losses if row["nats_other"] is not None]
+    return {
+        "answers": len(losses),
+        "nats_a_token": round(fmean(nats), 4) if nats else None,
+        "own_prompt_worth": round(fmean(worth), 4) if worth else None,
+    }
 
 
 def _metrics(made: list[dict[str, Any]], seconds: float) -> Metrics:
@@ -70,15 +90,17 @@ def _metrics(made: list[dict[str, Any]], seconds: float) -> Metrics:
 
 SAMPLES = Stage(
     kind="samples",
-    version=1,
+    version=2,
     config=SamplesConfig,
     makes="samples",
     inputs={"model": frozenset({"model"})},
     run=run,
     sources=(
         "posttrain/stages/samples.py",
+        "posttrain/stages/held_out.py",
         "posttrain/engines",
         "posttrain/lm/chat.py",
         "posttrain/lm/models.py",
+        "posttrain/lm/nll.py",
     ),
 )

@@ -1,0 +1,65 @@
+"""The command line with a stage that does its work wrong: the answers of its rows are shuffled among their prompts.
+
+    python tests/sabotaged_stages.py generate|sft|none run RECIPE --store DIR
+
+`generate` makes such rows; `sft` gets good rows and shuffles them itself, as a wrong join inside a trainer would.
+"""
+
+import random
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from posttrain.chain.stage import Metrics, StageContext
+from posttrain.rows import read_rows, write_rows
+from posttrain.stages import STAGES
+
+FILES = ("train.jsonl", "test.jsonl")
+
+
+def shuffle_answers(source: Path, target: Path) -> None:
+    """The rows of a file with their last messages permuted."""
+    rows = read_rows(source)
+    answers = [row["messages"][-1] for row in rows]
+    random.Random(1).shuffle(answers)
+    mixed = ({**row, "messages": [*row["messages"][:-1], answer]} for row, answer in zip(rows, answers, strict=True))
+    write_rows(target, list(mixed))
+
+
+def generate(config: Any, ctx: StageContext) -> Metrics:
+    metrics = STAGES["generate"].run(config, ctx)
+    for name in FILES:
+        shuffle_answers(ctx.out / name, ctx.out / name)
+    return metrics
+
+
+def sft(config: Any, ctx: StageContext) -> Metrics:
+    mixed = ctx.work / "mixed"
+    mixed.mkdir(exist_ok=True)
+    data = ctx.inputs["data"]
+    for name in FILES:
+        shuffle_answers(data.path / name, mixed / name)
+    return STAGES["sft"].run(config, replace(ctx, inputs={**ctx.inputs, "data": replace(data, path=mixed)}))
+
+
+SABOTAGED = {"generate": generate, "sft": sft}
+
+
+def main() -> None:
+    kind, *arguments = sys.argv[1:]
+    table = dict(STAGES)
+    if kind in SABOTAGED:
+        table[kind] = replace(STAGES[kind], version=99, run=SABOTAGED[kind])
+    module = types.ModuleType("posttrain.stages")
+    module.STAGES = table  # type: ignore[attr-defined]
+    module.__path__ = sys.modules["posttrain.stages"].__path__  # what lies below is imported as ever
+    sys.modules["posttrain.stages"] = module
+    from posttrain.cli import main as command_line
+
+    command_line(arguments)
+
+
+if __name__ == "__main__":
+    main()
