@@ -52,6 +52,17 @@ def _parser() -> argparse.ArgumentParser:
     command("report", "write report.html and report.md from the records of the latest run")
     chat = command("chat", "talk to the model of a step")
     chat.add_argument("--step", metavar="STEP", help="the last step that makes a model, unless given")
+    label = command("label", "vote blind on pairs of a run's completions, for a file of human labels")
+    label.add_argument("--step", metavar="STEP", help="whose completions; the last sampled step's, unless given")
+    label.add_argument("--against", metavar="STEP", help="against whose; the step's that its judge compared with")
+    label.add_argument("--page", action="store_true", help="vote on a local web page and not in the terminal")
+    label.add_argument("--out", type=Path, metavar="FILE", help="where votes go (runs/RECIPE/labels-STEP-STEP.jsonl)")
+    label.add_argument("--seed", type=int, default=0, metavar="N", help="draws the order of pairs and places (0)")
+    calibrate = command("calibrate", "measure judges against human labels, and rank them", recipe=False)
+    text = "rule, longest, recorded:FILE or openai:MODEL (may be given again)"
+    calibrate.add_argument("--judge", action="append", required=True, metavar="JUDGE", dest="judges", help=text)
+    text = "pairs or scores: our JSON lines, or PandaLM's or LLMBar's file as it is"
+    calibrate.add_argument("--labels", type=Path, required=True, metavar="FILE", help=text)
     command("ls", "list what the store holds", recipe=False)
     command("schema", "print the JSON Schema of recipes", recipe=False)
     show = command("show", "print the record of an artifact", recipe=False)
@@ -69,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "validate": _validate,
         "report": _report,
         "chat": _chat,
+        "label": _label,
+        "calibrate": _calibrate,
         "ls": _ls,
         "schema": _schema,
         "show": _show,
@@ -217,6 +230,18 @@ def _chat(options: argparse.Namespace) -> None:
     step = options.step or next(reversed(models), "of any name")
     check_steps(models, [step], f"{recipe.where}: steps that have made a model")
     talk(models[step].path, step)
+
+
+def _label(options: argparse.Namespace) -> None:
+    from posttrain.labelling.commands import label
+
+    label(options, _recipe(options), _store(options))
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    from posttrain.labelling.commands import calibrate
+
+    calibrate(options)
 
 
 def _ls(options: argparse.Namespace) -> None:

@@ -1,0 +1,38 @@
+"""`posttrain label` and `posttrain calibrate` as the command line calls them: options in, text or JSON out."""
+
+import argparse
+import json
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from posttrain.chain.console import screen_console
+from posttrain.chain.recipe import Recipe
+from posttrain.chain.runner import read_run, run_folder
+from posttrain.chain.store import Store
+from posttrain.labelling import calibrating
+from posttrain.labelling.labelling import Chosen, hold_vote
+
+
+def label(options: argparse.Namespace, recipe: Recipe, store: Store) -> None:
+    """Hold a vote on the latest run of the recipe, and say where the votes are."""
+    nodes, folder = read_run(recipe.name, store), run_folder(recipe.name, store)
+    prompts = recipe.judge.prompts if recipe.judge else None
+    chosen = Chosen(options.step, options.against, options.out, options.seed, options.page)
+    found = hold_vote(nodes, recipe.where, folder, prompts, chosen, screen_console(to_stderr=options.json))
+    if options.json:
+        print(json.dumps(found, ensure_ascii=False))
+        return
+    print(f"{found['voted']} of {found['pairs']} pairs have a vote: {found['file']}")
+
+
+def calibrate(options: argparse.Namespace) -> None:
+    """Rank the judges: a drawn table in a terminal, Markdown anywhere else, or one JSON object."""
+    found = calibrating.calibrate(options.judges, options.labels)
+    console = Console(highlight=False)
+    if options.json:
+        print(json.dumps(found.as_json(), indent=1, ensure_ascii=False))
+    elif console.is_terminal:
+        console.print(Markdown(found.as_markdown()))
+    else:
+        print(found.as_markdown())
