@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from eval.labels import Labels, PairLabel, json_rows, read_labels
 from eval.ranking import Row, as_json, calibration
-from eval.ranking_table import markdown
+from eval.ranking_table import cells, markdown, notes
 from posttrain.chain.identity import sha256_file
 from posttrain.labelling.judges import Asked, known_judges
 from posttrain.labelling.pairs import ASKED
@@ -37,6 +37,14 @@ class Calibration(NamedTuple):
     def as_markdown(self) -> str:
         """For people."""
         return "\n\n".join([self.head, markdown(self.rows), *self.notes])
+
+    def cells(self) -> list[list[str]]:
+        """The table as texts, its head first."""
+        return cells(self.rows)
+
+    def remarks(self) -> list[str]:
+        """How to read the table, a sentence or two each."""
+        return [*notes(self.rows).splitlines(), *self.notes]
 
     def as_json(self) -> dict[str, Any]:
         """For programs: shares from 0 to 1, intervals as {mean, low, high}, what is undefined as null."""

@@ -4,7 +4,8 @@ import argparse
 import json
 
 from rich.console import Console
-from rich.markdown import Markdown
+from rich.table import Table
+from rich.text import Text
 
 from posttrain.chain.console import screen_console
 from posttrain.chain.recipe import Recipe
@@ -33,6 +34,21 @@ def calibrate(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(found.as_json(), indent=1, ensure_ascii=False))
     elif console.is_terminal:
-        console.print(Markdown(found.as_markdown()))
+        _draw(found, console)
     else:
         print(found.as_markdown())
+
+
+def _draw(found: calibrating.Calibration, console: Console) -> None:
+    """A column a judge: a dozen figures fit below one another, and not beside."""
+    table = Table()
+    for number, column in enumerate(zip(*found.cells(), strict=True)):
+        if number:
+            table.add_row(*(Text(cell) for cell in column))
+        else:
+            for name in column:
+                table.add_column(Text(name), overflow="fold")
+    console.print(Text(found.head))
+    console.print(table)
+    for note in found.remarks():
+        console.print(Text(note))
