@@ -1,58 +1,21 @@
 """Judges against human labels by the command: PandaLM's published row, sound JSON, and errors before any work."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from judge_data import REAL
+from label_fakes import NOISE, TALE, by_name, calibrate_cli, pair_rows, write
 
-from posttrain.cli import main
+from posttrain.chain.console import RichScreen
 from posttrain.errors import PosttrainError
 from posttrain.labelling import judges
 from posttrain.labelling.calibrating import asked, calibrate
+from posttrain.labelling.endpoint_judge import Remote
 
-TALE = (
-    "Once upon a time there was a small fox named Tom. Tom lost his red ball in the woods and was very sad. "
-    '"Can you help me?" he asked an owl. Suddenly the owl saw the ball under a tree. Tom was happy and thanked the '
-    "owl. They played all day and were friends from then on. The end."
-)
-NOISE = "the the cat cat cat a apples goed goed. the the cat cat cat a apples goed goed."
-
-
-def write(path: Path, rows: Sequence[Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def pair_rows(count: int = 12, **more: Any) -> list[dict[str, Any]]:
-    """Stories against longer noise; people take the story, which stands in either place."""
-    rows = []
-    for n in range(count):
-        a, b = (TALE, NOISE * 9) if n % 2 else (NOISE * 9, TALE)
-        rows.append({"id": str(n), "prompt": f"Tell {n}.", "a": a, "b": b, "votes": ["a" if n % 2 else "b"], **more})
-    return rows
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run `posttrain calibrate`; gives exit code, output, errors."""
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        code = 0
-        try:
-            main(["calibrate", *map(str, arguments)])
-        except SystemExit as error:
-            code = int(error.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
-def by_name(text: str) -> dict[str, Any]:
-    return {row["judge"]: row for row in json.loads(text)["judges"]}
+cli = calibrate_cli
+NOBODY = Remote(Path("absent"), Path("absent"), progress=RichScreen().progress)
 
 
 def test_pandalms_published_row_comes_out_of_the_command(cli: Any) -> None:
@@ -98,8 +61,8 @@ def test_the_rule_judge_is_asked_what_the_prompt_asked(tmp_path: Path) -> None:
     asks: list[Any] = [None, ["red"], ["blue"], "red", [1], []]
     rows = [{"id": str(n), **plain, "words": words} for n, words in enumerate(asks)]
     path = write(tmp_path / "labels.jsonl", rows)
-    text, labels = path.read_text(), calibrate(["longest"], path).labels
-    (judge,) = judges.known_judges(["rule"], labels, asked(text, labels))
+    text, labels = path.read_text(), calibrate(["longest"], path, NOBODY).labels
+    (judge,) = judges.known_judges(["rule"], labels, asked(text, labels), NOBODY)
     picks = [verdict.straight.winner for verdict in judge.judge().verdicts]  # type: ignore[union-attr]
     assert picks == [0, 1, 2, 0, 0, 0]  # what is of another type was not asked
 
@@ -121,8 +84,8 @@ def test_one_name_for_two_files_is_the_whole_path(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         write(tmp_path / name / "v.jsonl", [{"id": "0", "winner": "a"}])
     specs = [f"recorded:{tmp_path / name / 'v.jsonl'}" for name in ("x", "y")]
-    assert {row.judge for row in calibrate(specs, path).rows} == {*specs, "longest"}
-    assert {row.judge for row in calibrate(specs[:1], path).rows} == {"recorded:v.jsonl", "longest"}
+    assert {row.judge for row in calibrate(specs, path, NOBODY).rows} == {*specs, "longest"}
+    assert {row.judge for row in calibrate(specs[:1], path, NOBODY).rows} == {"recorded:v.jsonl", "longest"}
 
 
 @pytest.mark.parametrize(
@@ -170,4 +133,13 @@ def test_a_label_file_that_is_none_is_said_plainly(tmp_path: Path, cli: Any, con
 def test_a_judge_is_named_once(tmp_path: Path) -> None:
     path = write(tmp_path / "labels.jsonl", pair_rows(2))
     with pytest.raises(PosttrainError, match="names one judge twice"):
-        calibrate(["rule", "rule"], path)
+        calibrate(["rule", "rule"], path, NOBODY)
+
+
+def test_in_a_terminal_a_judge_is_a_column(tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "labels.jsonl", pair_rows(4))
+    assert "| judge | scored |" in cli("--judge", "rule", "--labels", path)[1]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    code, out, _ = cli("--judge", "rule", "--labels", path)
+    assert code == 0 and "| judge |" not in out and "flips on swap" in out and "┃" in out

@@ -8,6 +8,7 @@ from eval.labels import Labels, PairLabel, json_rows, read_labels
 from eval.ranking import Row, as_json, calibration
 from eval.ranking_table import cells, markdown, notes
 from posttrain.chain.identity import sha256_file
+from posttrain.labelling.endpoint_judge import Remote
 from posttrain.labelling.judges import Asked, known_judges
 from posttrain.labelling.pairs import ASKED
 from posttrain.labelling.texts import plain_label_errors, read_text
@@ -63,12 +64,12 @@ class Calibration(NamedTuple):
         }
 
 
-def calibrate(specs: Sequence[str], path: Path) -> Calibration:
+def calibrate(specs: Sequence[str], path: Path, remote: Remote) -> Calibration:
     """Judge the labelled rows with every judge named; what is wrong with a name or a file is said before any work."""
     text = read_text(path, "human labels")
     with plain_label_errors():
         labels = read_labels(text, str(path))
-        judges = known_judges(specs, labels, asked(text, labels))
+        judges = known_judges(specs, labels, asked(text, labels), remote)
         judged = {judge.name: judge.judge() for judge in judges}
         rows = calibration(
             labels,

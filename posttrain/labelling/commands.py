@@ -7,12 +7,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from posttrain.chain.console import screen_console
+from posttrain.chain.console import RichScreen, screen_console
+from posttrain.chain.paths import find_path
 from posttrain.chain.recipe import Recipe
 from posttrain.chain.runner import read_run, run_folder
 from posttrain.chain.store import Store
 from posttrain.labelling import calibrating
+from posttrain.labelling.endpoint_judge import Remote
 from posttrain.labelling.labelling import Chosen, hold_vote
+
+JOURNAL = "journal.sqlite"  # of all remote calls, beside the store
 
 
 def label(options: argparse.Namespace, recipe: Recipe, store: Store) -> None:
@@ -29,7 +33,15 @@ def label(options: argparse.Namespace, recipe: Recipe, store: Store) -> None:
 
 def calibrate(options: argparse.Namespace) -> None:
     """Rank the judges: a drawn table in a terminal, Markdown anywhere else, or one JSON object."""
-    found = calibrating.calibrate(options.judges, options.labels)
+    remote = Remote(
+        options.store.parent / JOURNAL,
+        find_path(options.rubric),
+        RichScreen(screen_console(to_stderr=True)).progress,
+        options.base_url,
+        options.api_key_env,
+        options.budget_usd,
+    )
+    found = calibrating.calibrate(options.judges, options.labels, remote)
     console = Console(highlight=False)
     if options.json:
         print(json.dumps(found.as_json(), indent=1, ensure_ascii=False))

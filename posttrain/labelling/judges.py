@@ -19,6 +19,7 @@ from eval.score_agreement import by_length
 from eval.story_rules import rule_judge
 from eval.verdict import scores
 from posttrain.errors import PosttrainError
+from posttrain.labelling.endpoint_judge import Remote, endpoint_judge
 from posttrain.labelling.texts import plain_label_errors, read_text
 
 ALLOWED = "rule, longest, recorded:FILE or openai:MODEL"
@@ -45,9 +46,9 @@ class Judge(NamedTuple):
     judge: Callable[[], Judged]
 
 
-def known_judges(specs: Sequence[str], labels: Labels, asked: Asked) -> list[Judge]:
+def known_judges(specs: Sequence[str], labels: Labels, asked: Asked, remote: Remote) -> list[Judge]:
     """The judges of a command line, all checked before any of them judges."""
-    found = [_known(spec, labels, asked) for spec in specs]
+    found = [_known(spec, labels, asked, remote) for spec in specs]
     names = [judge.name for judge in found]
     twice = {name for name in names if names.count(name) > 1}
     found = [
@@ -58,7 +59,7 @@ def known_judges(specs: Sequence[str], labels: Labels, asked: Asked) -> list[Jud
     return found
 
 
-def _known(spec: str, labels: Labels, asked: Asked) -> Judge:
+def _known(spec: str, labels: Labels, asked: Asked, remote: Remote) -> Judge:
     kind, _, rest = spec.partition(":")
     if spec == "rule":
         return Judge(spec, lambda: _rule(labels, asked))
@@ -68,10 +69,8 @@ def _known(spec: str, labels: Labels, asked: Asked) -> Judge:
         verdicts = _recorded(Path(rest), labels)
         return Judge(f"recorded:{Path(rest).name}", lambda: Judged(verdicts))
     if kind == "openai" and rest:
-        raise PosttrainError(
-            f"--judge {spec}: calibration of an endpoint comes with the endpoint judge; rule, longest and "
-            "recorded:FILE are there. Record its verdicts elsewhere and give them as recorded:FILE."
-        )
+        judge = endpoint_judge(rest, labels, remote)
+        return Judge(spec, lambda: Judged(*judge()))
     raise PosttrainError(f"--judge: found '{spec}'; {ALLOWED} is allowed. Choose one of these.")
 
 
