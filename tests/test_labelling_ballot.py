@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,23 @@ def test_a_vote_is_on_the_disk_before_the_next_pair_is_shown(tmp_path: Path, mon
     assert flushed == [(tmp_path / "v").stat().st_size]
     held.undo()
     assert flushed[1:] == [0]
+
+
+def test_a_vote_that_cannot_be_written_leaves_no_half_line(tmp_path: Path) -> None:
+    path = tmp_path / "v"
+    held = ballot(path)
+    prefer(held, "new")
+    one, shown = path.read_bytes(), held.shown
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(one) + 20, limits[1]))
+    try:
+        with pytest.raises(OSError):
+            prefer(held, "new")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == one and held.voted == 1 and held.shown == shown
+    prefer(held, "new")
+    assert winners(path) == [1, 1]
 
 
 def test_whoever_is_killed_loses_no_vote(tmp_path: Path) -> None:

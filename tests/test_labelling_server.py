@@ -1,5 +1,6 @@
 """The page's server: this machine, this address, this token, and nothing of a step's name."""
 
+import errno
 import http.client
 import json
 import threading
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from label_fakes import ballot
 
+from posttrain.labelling.label_file import LabelFile
 from posttrain.labelling.server import MOST, Hall
 
 
@@ -103,3 +105,20 @@ def test_quit_ends_the_server(tmp_path: Path) -> None:
         assert act(hall, do="quit", pair=None)["over"] is True
         runs.join(5)
         assert not runs.is_alive()
+
+
+def test_a_vote_that_cannot_be_saved_ends_the_server_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: LabelFile, row: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(LabelFile, "append", full)
+    with Hall(ballot(tmp_path / "v")) as hall:
+        runs = threading.Thread(target=hall.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        runs.start()
+        assert hall.ballot.shown is not None
+        vote = {"do": "a", "pair": hall.ballot.shown.id}
+        assert ask(hall, "POST", f"/{hall.token}/ballot", vote)[0] == 500
+        runs.join(5)
+        assert not runs.is_alive() and hall.failure is not None and hall.ballot.voted == 0

@@ -36,6 +36,7 @@
     try {
       const answer = await fetch("ballot", options);
       if (answer.ok) show(await answer.json());
+      else if (answer.status === 500) say("That could not be saved; the terminal says why. Earlier votes are kept.");
       else say("This page is no longer known. Open the address that the terminal shows.");
     } catch {
       say("The command in the terminal has ended; your votes are saved. Start it again to go on.");

@@ -77,10 +77,9 @@ class Ballot:
         """Back to the pair before, without its vote; False at the beginning."""
         if not self.done:
             return False
-        last = self.done.pop()
-        if last.voted:
+        if self.done[-1].voted:
             self.file.take_back()
-        self.waiting.insert(0, last.pair)
+        self.waiting.insert(0, self.done.pop().pair)
         return True
 
 

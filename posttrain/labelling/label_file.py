@@ -7,12 +7,13 @@ A vote is one line, on the disk before the next pair is shown; taking it back cu
 half-written is cut off when the file is opened again. One process votes into a file at a time.
 """
 
+import errno
 import fcntl
 import json
 import os
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 from posttrain.errors import PosttrainError
 from posttrain.labelling.pairs import Pair, Steps
@@ -43,30 +44,40 @@ class LabelFile:
         self.file.close()
 
     def append(self, row: Row) -> None:
-        """Write one vote; when this returns it is on the disk."""
-        self.file.write(dump_row(row).encode() + b"\n")
-        self._flush()
+        """Write one vote; when this returns it is on the disk. What fails to be written leaves no half line."""
+        line = dump_row(row).encode() + b"\n"
+        try:
+            if self.file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+            os.fsync(self.file.fileno())
+        except OSError:
+            self._cut(self.end)
+            raise
         self.rows.append(row)
-        self.ends.append(self.file.tell())
+        self.ends.append(self.end + len(line))
 
     def take_back(self) -> None:
         """Cut the last vote off."""
+        self._cut(self.ends[-2] if len(self.ends) > 1 else 0)
+        os.fsync(self.file.fileno())
         self.rows.pop()
         self.ends.pop()
-        self.file.truncate(self.ends[-1] if self.ends else 0)
-        self.file.seek(0, os.SEEK_END)
-        self._flush()
 
-    def _flush(self) -> None:
-        self.file.flush()
-        os.fsync(self.file.fileno())
+    @property
+    def end(self) -> int:
+        """Where the last vote's line ends, in bytes."""
+        return self.ends[-1] if self.ends else 0
+
+    def _cut(self, size: int) -> None:
+        self.file.truncate(size)
+        self.file.seek(size)
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> FileIO:
     """The file, made where it is missing, and locked."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+b")
+        file = path.open("a+b", buffering=0)
     except OSError as error:
         raise PosttrainError(
             f"{path}: {error.strerror}; a file that may be read and written is needed. Name another with --out FILE."
@@ -82,7 +93,7 @@ def _open(path: Path) -> IO[bytes]:
     return file
 
 
-def _read(file: IO[bytes], path: Path) -> tuple[list[Row], list[int]]:
+def _read(file: FileIO, path: Path) -> tuple[list[Row], list[int]]:
     """The votes and where their lines end; a half-written last line is cut off, anything else wrong is an error.
 
     Nothing is changed before all that stays has been read.

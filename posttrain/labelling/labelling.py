@@ -69,3 +69,5 @@ def _serve(ballot: Ballot, console: Console) -> None:
         console.print(f"open {hall.url}", markup=False, soft_wrap=True)
         console.print("its keys: a, b, t, s, u, q; Ctrl-C here ends it too, and votes are kept", markup=False)
         hall.serve_forever(poll_interval=0.1)
+        if hall.failure:
+            raise hall.failure

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import secrets
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,6 +33,12 @@ class Hall(ThreadingHTTPServer):
         self.host = f"127.0.0.1:{self.server_port}"
         self.url = f"http://{self.host}/{self.token}/"
         self.page, self.policy = _page()
+        self.failure: OSError | None = None  # why votes cannot be saved any more
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that went away is no error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def _page() -> tuple[bytes, str]:
@@ -69,10 +76,16 @@ class _Booth(BaseHTTPRequestHandler):
         act = self._body() if ours and self._is_ours() else None
         if act is None:
             return self._answer(404, "text/plain", b"not found\n")
-        with self.server.lock:
-            said = _act(self.server.ballot, act)
-            self._json(_state(self.server.ballot, said, done=act.get("do") == "quit"))
-        if act.get("do") == "quit":
+        try:
+            with self.server.lock:
+                said = _act(self.server.ballot, act)
+                self._json(_state(self.server.ballot, said, done=act.get("do") == "quit"))
+        except ConnectionError:
+            raise
+        except OSError as error:  # a full disk: the command ends and says so
+            self.server.failure = error
+            self._answer(500, "text/plain", b"the vote could not be saved\n")
+        if act.get("do") == "quit" or self.server.failure:
             threading.Thread(target=self.server.shutdown).start()
         return None
 
