@@ -11,11 +11,21 @@ NONE = "–"
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table of `eval.ranking.calibration`, best first, intervals in brackets; no rows give an empty text."""
+    return _table(cells(rows)) + "\n\n" + notes(rows) if rows else ""
+
+
+def cells(rows: Sequence[Row]) -> list[list[str]]:
+    """The table's head and a row of texts for each judge, for whoever draws it otherwise."""
     pairs = [row for row in rows if isinstance(row, PairRow)]
     if pairs:
-        return _table([PAIR_HEAD, *map(_pair_cells, pairs)]) + "\n\n" + _pair_notes(pairs)
-    answers = [row for row in rows if isinstance(row, ScoreRow)]
-    return _table([SCORE_HEAD, *map(_score_cells, answers)]) + "\n\n" + _score_notes(answers) if answers else ""
+        return [PAIR_HEAD, *map(_pair_cells, pairs)]
+    return [SCORE_HEAD, *(_score_cells(row) for row in rows if isinstance(row, ScoreRow))]
+
+
+def notes(rows: Sequence[Row]) -> str:
+    """The sentences that say how to read it, one a line."""
+    pairs = [row for row in rows if isinstance(row, PairRow)]
+    return _pair_notes(pairs) if pairs else _score_notes([row for row in rows if isinstance(row, ScoreRow)])
 
 
 PAIR_HEAD = [
@@ -37,7 +47,7 @@ SCORE_HEAD = ["judge", "scored", "Spearman", "Pearson", "error", "bias", "length
 
 def _pair_cells(row: PairRow) -> list[str]:
     return [
-        _name(row.judge),
+        row.judge,
         f"{row.scored} of {row.asked}",
         _percent(row.accuracy),
         _interval(row.kappa, "{:.2f}"),
@@ -55,7 +65,7 @@ def _pair_cells(row: PairRow) -> list[str]:
 def _score_cells(row: ScoreRow) -> list[str]:
     plain = row.judge != LONGEST  # a length is no score: its distance to scores says nothing
     return [
-        _name(row.judge),
+        row.judge,
         f"{row.scored} of {row.asked}",
         _number(row.spearman, "{:.2f}"),
         _interval(row.pearson, "{:.2f}"),
@@ -99,7 +109,7 @@ def _unscored(rows: Sequence[Row]) -> list[str]:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    head, *body = (f"| {' | '.join(map(_name, row))} |" for row in rows)
     return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
 
 

@@ -52,11 +52,33 @@ def _parser() -> argparse.ArgumentParser:
     command("report", "write report.html and report.md from the records of the latest run")
     chat = command("chat", "talk to the model of a step")
     chat.add_argument("--step", metavar="STEP", help="the last step that makes a model, unless given")
+    _voting(command)
     command("ls", "list what the store holds", recipe=False)
     command("schema", "print the JSON Schema of recipes", recipe=False)
     show = command("show", "print the record of an artifact", recipe=False)
     show.add_argument("artifact", help="its name in the store, such as sft-3fa1c09b2d4e, or the start of it")
     return parser
+
+
+def _voting(command: Callable[..., argparse.ArgumentParser]) -> None:
+    label = command("label", "vote blind on pairs of a run's completions, for a file of human labels")
+    label.add_argument("--step", metavar="STEP", help="whose completions; the last sampled step's, unless given")
+    label.add_argument("--against", metavar="STEP", help="against whose; the step's that its judge compared with")
+    label.add_argument("--page", action="store_true", help="vote on a local web page and not in the terminal")
+    label.add_argument("--out", type=Path, metavar="FILE", help="where votes go (runs/RECIPE/labels-STEP-STEP.jsonl)")
+    label.add_argument("--seed", type=int, default=0, metavar="N", help="draws the order of pairs and places (0)")
+    calibrate = command("calibrate", "measure judges against human labels, and rank them", recipe=False)
+    text = "rule, longest, recorded:FILE or openai:MODEL (may be given again)"
+    calibrate.add_argument("--judge", action="append", required=True, metavar="JUDGE", dest="judges", help=text)
+    text = "pairs or scores: our JSON lines, or PandaLM's or LLMBar's file as it is"
+    calibrate.add_argument("--labels", type=Path, required=True, metavar="FILE", help=text)
+    text = "what an endpoint is told to look for (eval/rubrics/assistant.md)"
+    calibrate.add_argument("--rubric", type=Path, default="eval/rubrics/assistant.md", metavar="FILE", help=text)
+    calibrate.add_argument(
+        "--base-url", metavar="URL", help="the endpoint's, as in http://127.0.0.1:8000/v1 (OpenAI's)"
+    )
+    calibrate.add_argument("--api-key-env", metavar="NAME", help="the environment variable with the endpoint's key")
+    calibrate.add_argument("--budget-usd", type=float, metavar="N", help="stop before a call that might pass this sum")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -69,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "validate": _validate,
         "report": _report,
         "chat": _chat,
+        "label": _label,
+        "calibrate": _calibrate,
         "ls": _ls,
         "schema": _schema,
         "show": _show,
@@ -217,6 +241,18 @@ def _chat(options: argparse.Namespace) -> None:
     step = options.step or handed_on([row for row, _ in run]).get(last, last)
     check_steps(models, [step], f"{recipe.where}: steps that have made a model")
     talk(models[step].path, step)
+
+
+def _label(options: argparse.Namespace) -> None:
+    from posttrain.labelling.commands import label
+
+    label(options, _recipe(options), _store(options))
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    from posttrain.labelling.commands import calibrate
+
+    calibrate(options)
 
 
 def _ls(options: argparse.Namespace) -> None:

@@ -66,6 +66,12 @@ def test_a_plan_imports_no_torch(tmp_path: Path) -> None:
     assert not imported_by("schema") & set(HEAVY)
 
 
+def test_calibration_imports_no_torch(tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    path.write_text('{"prompt": "p", "a": "x", "b": "y", "votes": ["a"]}\n')
+    assert not imported_by("calibrate", "--judge", "rule", "--labels", str(path)) & {*HEAVY, "openai"}
+
+
 def test_the_report_has_the_documented_shape(tmp_path: Path, cli: Any) -> None:
     path = str(write_recipe(tmp_path))
     code, out, _ = cli("run", path, "--json")

@@ -21,6 +21,7 @@ FLOORS = {
     "posttrain.report": 2,
     "posttrain.stages": 3,
     "posttrain.hub": 3,
+    "posttrain.labelling": 3,
     "posttrain.cli": 4,
     "posttrain.__main__": 5,
 }

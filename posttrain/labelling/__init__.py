@@ -1,0 +1,1 @@
+"""What people say: blind votes on pairs of completions, and judges measured against them."""

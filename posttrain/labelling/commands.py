@@ -1,0 +1,66 @@
+"""`posttrain label` and `posttrain calibrate` as the command line calls them: options in, text or JSON out."""
+
+import argparse
+import json
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from posttrain.chain.console import RichScreen, screen_console
+from posttrain.chain.paths import find_path
+from posttrain.chain.recipe import Recipe
+from posttrain.chain.runner import read_run, run_folder
+from posttrain.chain.store import Store
+from posttrain.labelling import calibrating
+from posttrain.labelling.endpoint_judge import Remote
+from posttrain.labelling.labelling import Chosen, hold_vote
+
+JOURNAL = "journal.sqlite"  # of all remote calls, beside the store
+
+
+def label(options: argparse.Namespace, recipe: Recipe, store: Store) -> None:
+    """Hold a vote on the latest run of the recipe, and say where the votes are."""
+    nodes, folder = read_run(recipe.name, store), run_folder(recipe.name, store)
+    prompts = recipe.judge.prompts if recipe.judge else None
+    chosen = Chosen(options.step, options.against, options.out, options.seed, options.page)
+    found = hold_vote(nodes, recipe.where, folder, prompts, chosen, screen_console(to_stderr=options.json))
+    if options.json:
+        print(json.dumps(found, ensure_ascii=False))
+        return
+    print(f"{found['voted']} of {found['pairs']} pairs have a vote: {found['file']}")
+
+
+def calibrate(options: argparse.Namespace) -> None:
+    """Rank the judges: a drawn table in a terminal, Markdown anywhere else, or one JSON object."""
+    remote = Remote(
+        options.store.parent / JOURNAL,
+        find_path(options.rubric),
+        RichScreen(screen_console(to_stderr=True)).progress,
+        options.base_url,
+        options.api_key_env,
+        options.budget_usd,
+    )
+    found = calibrating.calibrate(options.judges, options.labels, remote)
+    console = Console(highlight=False)
+    if options.json:
+        print(json.dumps(found.as_json(), indent=1, ensure_ascii=False))
+    elif console.is_terminal:
+        _draw(found, console)
+    else:
+        print(found.as_markdown())
+
+
+def _draw(found: calibrating.Calibration, console: Console) -> None:
+    """A column a judge: a dozen figures fit below one another, and not beside."""
+    table = Table()
+    for number, column in enumerate(zip(*found.cells(), strict=True)):
+        if number:
+            table.add_row(*(Text(cell) for cell in column))
+        else:
+            for name in column:
+                table.add_column(Text(name), overflow="fold")
+    console.print(Text(found.head))
+    console.print(table)
+    for note in found.remarks():
+        console.print(Text(note))
