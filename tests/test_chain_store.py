@@ -61,7 +61,7 @@ def test_damage_is_noticed_said_put_aside_and_repaired(name: str, tmp_path: Path
     hurt, said = DAMAGE[name]
     hurt(entry := the_entry(path, "sft"))
     recipe, nodes = graph(path)
-    plan = {row["name"]: row["state"] for row in plan_rows(nodes, Store(root))}
+    plan = {row["name"]: row["state"] for row in plan_rows(nodes, recipe.gates, Store(root))}
     assert plan == {"base": "cached", "rows": "cached", "sft": "to run"}
     assert not (root / "quarantine").exists()  # a plan changes nothing
     with pytest.raises(PosttrainError, match=f"{entry.name} no longer whole"):
