@@ -3,9 +3,11 @@
 The head is the largest matrix of a small model (61 % of the parameters at 15M with 32,000 tokens), and a
 chat row supervises about half of its positions. So the hidden states of supervised positions are gathered
 first, and their logits live only one chunk at a time: each chunk is scored and differentiated before the
-next one, which keeps positions x vocabulary out of memory without computing any logit twice.
+next one, which keeps positions x vocabulary out of memory without computing any logit twice. What a chunk
+is scored with is a function (`head_loss`): cross entropy here, a teacher's distribution in distillation.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +25,16 @@ class CausalParts(NamedTuple):
 
     backbone: nn.Module
     head: nn.Module
+
+
+class Scored(NamedTuple):
+    """The summed loss of some positions, and its gradient for their logits (in the logits' shape)."""
+
+    loss: Tensor
+    slope: Tensor
+
+
+Score = Callable[[Tensor, slice], Scored]  # logits [chunk, vocabulary] of these positions, and which ones they are
 
 
 def causal_parts(model: Any) -> CausalParts:
@@ -69,74 +81,92 @@ def supervised_cross_entropy(
     `attention_mask`: a causal decoder never looks at what follows. Rows packed into one have `position_ids`
     that start again at each row. No supervised token at all is an error.
     """
-    targets = labels[:, 1:]
-    positions = targets != IGNORED
+    positions = supervised_positions(labels)
+    hidden = hidden_at(model, input_ids, attention_mask, positions, position_ids)
+    wanted = labels[:, 1:][positions]
+    count = wanted.numel() if num_items_in_batch is None else num_items_in_batch
+    return head_loss(model, hidden, cross_entropy_score(wanted), chunk) / count
+
+
+def supervised_positions(labels: Tensor) -> Tensor:
+    """Where the next token is supervised: bool [batch, length - 1]. Nowhere at all is an error."""
+    positions = labels[:, 1:] != IGNORED
     if not positions.any():
         raise PosttrainError(
             f"batch of {labels.shape[0]} rows: 0 of {labels.numel()} tokens are supervised; at least one is "
             "needed. Check the mask: the assistant's text and its stop token must be marked."
         )
-    parts = causal_parts(model)
-    hidden = parts.backbone(
+    return positions
+
+
+def hidden_at(
+    model: Any, input_ids: Tensor, attention_mask: Tensor | None, positions: Tensor, position_ids: Tensor | None = None
+) -> Tensor:
+    """The decoder's last hidden states [marked positions, size], row by row; see `supervised_positions`."""
+    hidden = causal_parts(model).backbone(
         input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
     )
-    kept = hidden.last_hidden_state[:, :-1][positions]
-    wanted = targets[positions]
-    count = wanted.numel() if num_items_in_batch is None else num_items_in_batch
-    return _summed(model, parts.head, kept, wanted, chunk) / count
+    kept: Tensor = hidden.last_hidden_state[:, :-1][positions]
+    return kept
 
 
 def dense_cross_entropy(model: Any, input_ids: Tensor, targets: Tensor, chunk: int = CHUNK) -> Tensor:
     """Mean cross entropy where every position is supervised; both tensors [batch, length], nothing is shifted."""
-    parts = causal_parts(model)
-    hidden = parts.backbone(input_ids=input_ids, use_cache=False).last_hidden_state.flatten(0, 1)
-    return _summed(model, parts.head, hidden, targets.flatten(), chunk) / targets.numel()
+    backbone = causal_parts(model).backbone
+    hidden = backbone(input_ids=input_ids, use_cache=False).last_hidden_state.flatten(0, 1)
+    return head_loss(model, hidden, cross_entropy_score(targets.flatten()), chunk) / targets.numel()
 
 
-def _summed(model: Any, head: nn.Module, hidden: Tensor, targets: Tensor, chunk: int) -> Tensor:
-    """Summed cross entropy of hidden states [positions, size] and targets [positions]."""
+def cross_entropy_score(targets: Tensor) -> Score:
+    """Scores logits by their summed cross entropy with `targets` [positions]."""
+
+    def score(logits: Tensor, rows: slice) -> Scored:
+        log_probs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+        index = targets[rows, None]
+        loss = -log_probs.gather(1, index).sum()
+        slope = log_probs.exp_()
+        slope.scatter_add_(1, index, torch.full_like(index, -1, dtype=slope.dtype))
+        return Scored(loss, slope)
+
+    return score
+
+
+def head_loss(model: Any, hidden: Tensor, score: Score, chunk: int = CHUNK) -> Tensor:
+    """Summed loss of `score` over the model's logits at `hidden` [positions, size], differentiable.
+
+    `score` is called once a chunk, outside autograd, and returns the gradient itself.
+    """
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
-    total: Tensor = _HeadLoss.apply(head, chunk, hidden, targets, *trainable)  # type: ignore[no-untyped-call]
+    head = causal_parts(model).head
+    total: Tensor = _HeadLoss.apply(head, score, chunk, hidden, *trainable)  # type: ignore[no-untyped-call]
     return total
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Summed cross entropy of `head(hidden)`; the gradients are taken chunk by chunk in the forward pass."""
+    """Summed loss of `head(hidden)`; the gradients are taken chunk by chunk in the forward pass."""
 
     @staticmethod
-    def forward(ctx: Any, head: nn.Module, chunk: int, hidden: Tensor, targets: Tensor, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, head: nn.Module, score: Score, chunk: int, hidden: Tensor, *weights: Tensor) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         hidden_grad = torch.empty_like(hidden)
         weight_grads: list[Tensor | None] = [None] * len(weights)
-        for start in range(0, len(targets), chunk):
+        for start in range(0, len(hidden), chunk):
             rows = slice(start, start + chunk)
-            loss, slope, grads = _chunk_loss(head, hidden[rows], targets[rows], weights)
+            with torch.enable_grad():
+                leaf = hidden[rows].detach().requires_grad_()
+                logits = head(leaf)
+            loss, slope = score(logits.detach(), rows)
             total += loss
-            hidden_grad[rows] = slope
-            weight_grads = [_plus(known, grad) for known, grad in zip(weight_grads, grads, strict=True)]
+            grads = torch.autograd.grad(logits, [leaf, *weights], slope.to(logits.dtype), allow_unused=True)
+            hidden_grad[rows] = grads[0]
+            weight_grads = [_plus(known, grad) for known, grad in zip(weight_grads, grads[1:], strict=True)]
         ctx.grads = [hidden_grad, *weight_grads]
         return total
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
         hidden_grad, *weight_grads = [grad if grad is None else grad * grad_outputs[0] for grad in ctx.grads]
-        return None, None, hidden_grad, None, *weight_grads
-
-
-def _chunk_loss(
-    head: nn.Module, hidden: Tensor, targets: Tensor, weights: tuple[Tensor, ...]
-) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
-    """Loss of one chunk, its gradient for `hidden`, and those for `weights` (None if not in the head)."""
-    with torch.enable_grad():
-        leaf = hidden.detach().requires_grad_()
-        logits = head(leaf)
-    log_probs = torch.log_softmax(logits.detach(), dim=-1, dtype=torch.float32)
-    index = targets[:, None]
-    loss = -log_probs.gather(1, index).sum()
-    slope = log_probs.exp_()
-    slope.scatter_add_(1, index, torch.full_like(index, -1, dtype=slope.dtype))
-    first, *rest = torch.autograd.grad(logits, [leaf, *weights], slope.to(logits.dtype), allow_unused=True)
-    return loss, first, tuple(rest)
+        return None, None, None, hidden_grad, *weight_grads
 
 
 def _plus(known: Tensor | None, more: Tensor | None) -> Tensor | None:
