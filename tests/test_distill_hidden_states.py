@@ -270,3 +270,9 @@ def test_an_empty_map_and_a_batch_of_padding_are_refused() -> None:
     ids, real = batch()
     with pytest.raises(PosttrainError, match="batch of 3 rows: no real token"):
         intermediate_loss(matching(), STUDENT, TEACHER, ids, torch.zeros_like(real))
+
+
+def test_a_teacher_in_training_mode_is_refused() -> None:
+    ids, real = batch()
+    with pytest.raises(PosttrainError, match="teacher: it is in training mode"):
+        intermediate_loss(matching(), STUDENT, copy.deepcopy(TEACHER).train(), ids, real)

@@ -115,8 +115,11 @@ def intermediate_loss(
 ) -> Tensor:
     """`matching` over what both models compute on the same ids [batch, length]; no gradient reaches the teacher.
 
-    `real` marks the tokens that are no padding. Rows padded on the right need no `attention_mask`.
+    `real` marks the tokens that are no padding. Rows padded on the right need no `attention_mask`. The teacher must
+    be in eval mode.
     """
+    if teacher.training:
+        raise PosttrainError("teacher: it is in training mode; eval mode is needed. Call teacher.eval() first.")
     with torch.no_grad():
         followed = states_of(teacher, input_ids, attention_mask, matching.attention)
     states = states_of(student, input_ids, attention_mask, matching.attention)
