@@ -47,20 +47,3 @@ def ask_all(ask: Ask, questions: Sequence[Question]) -> list[Reply]:
             "Return Reply(None, reason) for a question that failed."
         )
     return replies
-
-
-def probe() -> Question:
-    """A question that shows whether an endpoint honours a JSON schema or silently ignores it.
-
-    What is asked in words contradicts the schema, so that only a reply bound by the schema follows it.
-    """
-    number = {"type": "integer", "enum": [4417]}
-    schema = {"type": "object", "properties": {"k": number}, "required": ["k"], "additionalProperties": False}
-    return Question(({"role": "user", "content": "Write the word blue and nothing else."},), schema, 32)
-
-
-def honours_schema(reply: Reply) -> bool | None:
-    """Whether the reply to `probe()` was bound by its schema; None when there is no text to tell from."""
-    if reply.text is None:
-        return None
-    return "".join(reply.text.split()) == '{"k":4417}'

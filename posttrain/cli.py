@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from posttrain import __version__
+from posttrain.arguments import parser
 from posttrain.errors import GateFailed, PosttrainError
 
 if TYPE_CHECKING:
@@ -21,74 +21,15 @@ if TYPE_CHECKING:
     from posttrain.report.records import Named
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="posttrain",
-        description="Post-training for small language models: a recipe is a chain, every step closed by a judge.",
-    )
-    parser.add_argument("--version", action="version", version=f"posttrain {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, text: str, recipe: bool = True) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=text, description=text)
-        if recipe:
-            made.add_argument("recipe", help="a name in recipes/, or the path of a YAML file")
-            text = "change a value of the recipe, such as sft.lora.r=8 (may be given again)"
-            made.add_argument(
-                "--set", action="append", default=[], metavar="STEP.KEY=VALUE", dest="overrides", help=text
-            )
-            made.add_argument("--until", metavar="STEP", help="stop after this step")
-        made.add_argument(
-            "--store", type=Path, default=Path("runs/store"), metavar="DIR", help="where artifacts lie (runs/store)"
-        )
-        made.add_argument("--json", action="store_true", help="print JSON instead of text")
-        return made
-
-    run = command("run", "run a recipe's chain; what is done already is not done again")
-    run.add_argument("--rerun", action="append", default=[], metavar="STEP", help="make this step again")
-    run.add_argument("--dry-run", action="store_true", help="show what would run, and stop")
-    command("plan", "show what would run")
-    command("validate", "check a recipe and its inputs")
-    command("report", "write report.html and report.md from the records of the latest run")
-    chat = command("chat", "talk to the model of a step")
-    chat.add_argument("--step", metavar="STEP", help="the last step that makes a model, unless given")
-    _voting(command)
-    command("ls", "list what the store holds", recipe=False)
-    command("schema", "print the JSON Schema of recipes", recipe=False)
-    show = command("show", "print the record of an artifact", recipe=False)
-    show.add_argument("artifact", help="its name in the store, such as sft-3fa1c09b2d4e, or the start of it")
-    return parser
-
-
-def _voting(command: Callable[..., argparse.ArgumentParser]) -> None:
-    label = command("label", "vote blind on pairs of a run's completions, for a file of human labels")
-    label.add_argument("--step", metavar="STEP", help="whose completions; the last sampled step's, unless given")
-    label.add_argument("--against", metavar="STEP", help="against whose; the step's that its judge compared with")
-    label.add_argument("--page", action="store_true", help="vote on a local web page and not in the terminal")
-    label.add_argument("--out", type=Path, metavar="FILE", help="where votes go (runs/RECIPE/labels-STEP-STEP.jsonl)")
-    label.add_argument("--seed", type=int, default=0, metavar="N", help="draws the order of pairs and places (0)")
-    calibrate = command("calibrate", "measure judges against human labels, and rank them", recipe=False)
-    text = "rule, longest, recorded:FILE or openai:MODEL (may be given again)"
-    calibrate.add_argument("--judge", action="append", required=True, metavar="JUDGE", dest="judges", help=text)
-    text = "pairs or scores: our JSON lines, or PandaLM's or LLMBar's file as it is"
-    calibrate.add_argument("--labels", type=Path, required=True, metavar="FILE", help=text)
-    text = "what an endpoint is told to look for (eval/rubrics/assistant.md)"
-    calibrate.add_argument("--rubric", type=Path, default="eval/rubrics/assistant.md", metavar="FILE", help=text)
-    calibrate.add_argument(
-        "--base-url", metavar="URL", help="the endpoint's, as in http://127.0.0.1:8000/v1 (OpenAI's)"
-    )
-    calibrate.add_argument("--api-key-env", metavar="NAME", help="the environment variable with the endpoint's key")
-    calibrate.add_argument("--budget-usd", type=float, metavar="N", help="stop before a call that might pass this sum")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command. Exit codes: 0 done, 2 bad input, 3 a failed gate, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     commands = {
         "run": _run,
         "plan": _plan,
         "validate": _validate,
+        "eval": _eval,
         "report": _report,
         "chat": _chat,
         "label": _label,
@@ -195,6 +136,40 @@ def _plan(options: argparse.Namespace) -> None:
         RichScreen().plan_table(recipe.name, rows)
 
 
+JUDGE_OPTIONS = {
+    "judge": "judge.judge",
+    "rubric": "judge.rubric",
+    "base_url": "judge.endpoint.base_url",
+    "api_key_env": "judge.endpoint.api_key_env",
+}
+
+
+def _eval(options: argparse.Namespace) -> None:
+    from posttrain.chain.console import RichScreen, screen_console
+    from posttrain.chain.rejudge import eval_folder, failures, rejudge
+    from posttrain.report import records
+    from posttrain.report.markdown import write_markdown
+
+    given = {key: getattr(options, name) for name, key in JUDGE_OPTIONS.items()}
+    options.overrides += [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    if options.dry_run:
+        return _plan(options)
+    recipe, nodes = _graph(options)
+    store, screen = _store(options), RichScreen(screen_console(to_stderr=options.json))
+    folder = eval_folder(recipe, nodes, store)
+    done = rejudge(recipe, nodes, store, screen, folder, options.step)
+    named = records.named(done)
+    write_markdown(folder, recipe.name, named)
+    if options.json:
+        print(json.dumps(records.report_json(recipe.name, named), indent=1, ensure_ascii=False))
+    else:
+        screen.closing_table(records.steps_of(named))
+        print(f"\nreport: {_write_page(folder, recipe, named)}")
+    if failed := failures(recipe, done):
+        raise GateFailed(" ".join(failed))
+    return None
+
+
 def _validate(options: argparse.Namespace) -> None:
     recipe, nodes = _graph(options)
     if options.json:
@@ -252,7 +227,7 @@ def _label(options: argparse.Namespace) -> None:
 def _calibrate(options: argparse.Namespace) -> None:
     from posttrain.labelling.commands import calibrate
 
-    calibrate(options)
+    calibrate(options, _store(options))
 
 
 def _ls(options: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ def context(folder: Path, stop_after: int | None = None, **inputs: Input) -> Sta
 
         yield tick
 
-    return StageContext(inputs, out, work, progress, lambda text: None)
+    return StageContext(inputs, "r", folder / "journal.sqlite", out, work, progress, lambda text: None)
 
 
 def run(kind: str, ctx: StageContext, **settings: Any) -> dict[str, Any]:

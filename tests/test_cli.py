@@ -155,7 +155,7 @@ def test_until_and_dry_run_do_no_more_than_they_say(tmp_path: Path, cli: Any) ->
     assert [step["name"] for step in json.loads(cli("run", path, "--until", "rows", "--json")[1])["steps"]] == ["rows"]
     nodes = json.loads(cli("plan", path, "--json")[1])["nodes"]
     assert [row["state"] for row in nodes] == ["to run"] * 3 + ["cached"] * 2 + ["to run"] * 3
-    assert nodes[0].keys() == {"name", "kind", "identity", "state", "seconds"}
+    assert nodes[0].keys() == {"name", "kind", "identity", "state", "seconds", "peak_memory_mb"}
 
 
 def test_the_store_is_listed_and_shown(tmp_path: Path, cli: Any) -> None:

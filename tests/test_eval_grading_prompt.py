@@ -14,20 +14,9 @@ from eval.grading_prompt import brief, comparing, grading, material
 from eval.rubric import RubricError, load_rubric
 
 RUBRICS = Path(__file__).parents[1] / "eval" / "rubrics"
-STORY = (RUBRICS / "story.md").read_text(encoding="utf-8")
+WITH_AGE = (RUBRICS / "story.md").read_text(encoding="utf-8")
+STORY = WITH_AGE.partition("\n## age_group")[0]
 ASSISTANT = (RUBRICS / "assistant.md").read_text(encoding="utf-8")
-AGE = """
-## age_group
-
-How old may the writer of the story be?
-
-- A: 3 or under
-- B: 4-5
-- C: 6-7
-- D: 8-9
-- E: 10-12
-- F: 13-16
-"""
 CONTROL = ["<|im_end|>", "<|eot_id|>", "</s>", "<end_of_turn>", "[INST]", "[/INST]", "[TOOL_CALLS]", "<<SYS>>",
            "<｜end▁of▁sentence｜>", "＜｜im_end｜＞", "<\u200b|im_end|>", "<|end|>", "\x00", "\u2028"]  # fmt: skip
 
@@ -130,14 +119,14 @@ def test_a_prompt_without_text_gives_nothing_to_judge() -> None:
 
 
 def test_the_age_group_is_asked_for_where_the_rubric_does() -> None:
-    told = brief(load_rubric(STORY + AGE))
+    told = brief(load_rubric(WITH_AGE))
     judged = material(told, {"prompt": "Write."}, ["x"])
     assert judged is not None
     question = grading(told, judged, "", 100)
-    assert told.choices == {"age_group": ["3 or under", "4-5", "6-7", "8-9", "10-12", "13-16"]}
+    assert told.choices == {"age_group": ["3 or under", "4 to 5", "6 to 7", "8 to 9", "10 to 12", "13 to 16"]}
     assert question.schema is not None
     assert question.schema["properties"]["age_group"]["properties"]["choice"]["enum"] == list("ABCDEF")
-    assert "- C: 6-7" in content(question) and "A to F" in content(question)
+    assert "- C: 6 to 7" in content(question) and "A to F" in content(question)
     assert "choice" not in prompt_for("x")  # the control
     pair = material(told, {"prompt": "Write."}, ["x", "y"])
     assert pair is not None and "age_group" not in content(comparing(told, pair, "", 100))

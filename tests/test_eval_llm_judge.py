@@ -13,7 +13,7 @@ import pytest
 from scripted_judges import content, fenced_parts, reader, same_for_all, scores_of, scripted, verdict_text
 
 from eval import canaries, grading_prompt
-from eval.asking import Ask, Question, Reply, ask_all, honours_schema, probe
+from eval.asking import Ask, Question, Reply, ask_all
 from eval.canaries import Check
 from eval.llm_judge import JudgeSettings, llm_judge, prompt_identity
 from eval.rubric import Rubric, load_rubric
@@ -21,7 +21,8 @@ from eval.story_rules import AXES
 from eval.verdict import Verdict
 
 ROOT = Path(__file__).parents[1]
-RUBRIC = load_rubric((ROOT / "eval" / "rubrics" / "story.md").read_text(encoding="utf-8"))
+STORY = load_rubric((ROOT / "eval" / "rubrics" / "story.md").read_text(encoding="utf-8"))
+RUBRIC = Rubric(STORY.title, STORY.intro, {axis: STORY.axes[axis] for axis in AXES})  # without the choice of an age
 PROMPTS = {"p": {"id": "p", "prompt": "Write a story about a cat."}}
 Row = dict[str, Any]
 
@@ -264,13 +265,3 @@ def test_what_a_language_model_is_not_told_is_not_in_the_identity() -> None:
     words = {axis: text.replace("The rule judge", "The rule judge, a proxy,") for axis, text in RUBRIC.axes.items()}
     assert words != RUBRIC.axes
     assert prompt_identity(Rubric(RUBRIC.title, RUBRIC.intro, words)) == prompt_identity(RUBRIC)
-
-
-def test_the_probe_tells_an_endpoint_that_ignores_a_schema() -> None:
-    assert honours_schema(Reply('{"k": 4417}')) is True
-    assert honours_schema(Reply('{\n  "k": 4417\n}\n')) is True
-    assert honours_schema(Reply("blue")) is False
-    assert honours_schema(Reply('{"word": "blue"}')) is False
-    assert honours_schema(Reply(None, "HTTP 400")) is None
-    schema = probe().schema
-    assert schema is not None and "4417" not in content(probe())

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.grading_prompt import brief
 from eval.rubric import RubricError, load_rubric
 from eval.story_rules import AXES
 from eval.verdict import Verdict, graded, scores, tally, unscored
@@ -11,10 +12,11 @@ from eval.verdict import Verdict, graded, scores, tally, unscored
 STORY = Path(__file__).parents[1] / "eval" / "rubrics" / "story.md"
 
 
-def test_the_story_rubric_defines_exactly_the_axes_of_the_rule_judge() -> None:
+def test_the_story_rubric_defines_exactly_the_axes_of_the_rule_judge_and_a_choice() -> None:
     rubric = load_rubric(STORY.read_text(encoding="utf-8"))
-    assert sorted(rubric.axes) == sorted(AXES)
+    assert sorted(rubric.axes) == sorted([*AXES, "age_group"])
     assert all(len(definition.split()) > 40 for definition in rubric.axes.values())
+    assert list(brief(rubric).choices) == ["age_group"]
     assert "proxy" in rubric.intro
 
 

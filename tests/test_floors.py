@@ -22,11 +22,12 @@ FLOORS = {
     "posttrain.stages": 3,
     "posttrain.hub": 3,
     "posttrain.labelling": 3,
+    "posttrain.arguments": 0,
     "posttrain.cli": 4,
     "posttrain.__main__": 5,
 }
 ROOMS = ("data_gen", "eval")
-STDLIB_ONLY = ("posttrain.errors", "posttrain.rows")
+STDLIB_ONLY = ("posttrain.errors", "posttrain.rows", "posttrain.arguments")
 CHAIN_MAY_IMPORT = {"pydantic", "yaml", "rich", "pynvml"}
 REPORT_MAY_IMPORT = {"posttrain", "jinja2", "markupsafe", "matplotlib"}
 REPORT_NEVER_READS = {"posttrain.lm", "posttrain.engines"}  # its own floor, but it knows records and no models

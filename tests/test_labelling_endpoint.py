@@ -10,7 +10,7 @@ from label_fakes import NOISE, TALE, by_name, calibrate_cli, pair_rows, write
 from misbehaving_server import Call, Reply, Server, chat, serving
 from scripted_judges import FENCE
 
-from posttrain.engines.schema_probe import EXPECTED
+from posttrain.engines.probe import EXPECTED
 
 cli = calibrate_cli
 

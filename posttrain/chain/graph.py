@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,17 @@ def build_graph(
         nodes[step] = node
         if recipe.judge is not None:
             _close(node, recipe, recipe.judge, table, nodes)
+    _check_among(list(nodes.values()), recipe.where)
     return list(nodes.values())
+
+
+def _check_among(nodes: Sequence[Node], where: str) -> None:
+    """Let each stage refuse to stand in one chain with these models: a judge is none of those that it judges."""
+    inputs = [value for node in nodes for value in node.inputs.values()]
+    models = [value.reference for value in inputs if isinstance(value, Input)]
+    for node in nodes:
+        if node.stage.among is not None:
+            node.stage.among(node.config, models, where)
 
 
 def _references(recipe: Recipe, table: Mapping[str, Stage], step: str) -> dict[str, str]:
@@ -177,7 +187,8 @@ def named_node(
     }
     plain = config.model_copy(update=dict.fromkeys(stage.inputs))  # inputs count by identity, not by name
     what = {"kind": stage.kind, "version": stage.version, "config": plain, "inputs": identities}
-    return Node(name, stage, config, inputs, digest(what))
+    also = stage.also(config) if stage.also is not None else None
+    return Node(name, stage, config, inputs, digest(what if also is None else {**what, "also": also}))
 
 
 def _outside(reference: str, where: str, revision: Callable[[str], str]) -> Input:

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from posttrain.chain.paths import ByContent
 from posttrain.errors import PosttrainError
 
+HowNotWhat = "posttrain: a setting that changes how a result is obtained and never the result: no part of the identity"
 PIECE = 1 << 22  # bytes hashed at a time
 
 
@@ -48,7 +49,8 @@ def stable(value: Any, at: str = "value") -> Any:
     """`value` as plain JSON types; raises TypeError, naming the place, for anything without a stable form."""
     if isinstance(value, BaseModel):
         fields = type(value).model_fields.items()
-        return {name: _stable_field(getattr(value, name), field, f"{at}.{name}") for name, field in fields}
+        what = [(name, field) for name, field in fields if HowNotWhat not in field.metadata]
+        return {name: _stable_field(getattr(value, name), field, f"{at}.{name}") for name, field in what}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {stable(key, at): stable(item, f"{at}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Annotated, Any, TypeVar, Union
 
 from pydantic import BaseModel, Field, ValidationError, create_model
 
@@ -19,13 +19,16 @@ from posttrain.rows import read_rows
 
 M = TypeVar("M", bound=BaseModel)
 KEYS = ("name", "seed", "judge", "gate", "steps")
+RULED = ("axis", "minimum", "test", "margin")  # what a judge's stage is told by the gate, not by `judge:`
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 
 
 class JudgeSettings(Config):
-    """How every step is sampled and judged; what it must prove is its gate's."""
+    """How every step is sampled and judged; what it must prove is its gate's.
 
-    judge: Literal["rule"] = "rule"
+    The settings that the judge's stage has of its own are added to these (`judge_settings`).
+    """
+
     rubric: InputPath = Path("eval/rubrics/story.md")
     prompts: InputPath
     canaries: InputPath = Field(
@@ -47,6 +50,16 @@ class Recipe:
     steps: Mapping[str, StepConfig]
     judge: JudgeSettings | None
     gates: Mapping[str, StepGate]  # of every step, where there is a judge
+
+
+def judge_settings(table: Mapping[str, Stage]) -> type[JudgeSettings]:
+    """What a recipe's `judge:` may say: how steps are sampled, and whatever else the judge's stage can be told."""
+    stage = table["judge"]
+    known = {*StepConfig.model_fields, *stage.inputs, *RULED, *JudgeSettings.model_fields}
+    own: dict[str, Any] = {
+        name: (field.annotation, field) for name, field in stage.config.model_fields.items() if name not in known
+    }
+    return create_model("JudgeSettings", __base__=JudgeSettings, **own)
 
 
 def recipe_path(name: str) -> Path:
@@ -124,7 +137,7 @@ def parse_recipe(raw: dict[str, Any], where: str, table: Mapping[str, Stage]) ->
         raise PosttrainError(f"{where}: 'steps' is missing or empty; a mapping of steps is needed. Add one.")
     judge = None
     if raw.get("judge") is not None:
-        judge = _checked(JudgeSettings, raw["judge"], f"{where}: judge")
+        judge = _checked(judge_settings(table), raw["judge"], f"{where}: judge")
         _check_prompts(judge.prompts)
         _check_prompts(judge.canaries)
     default = _gate(raw, f"{where}: gate", judge)
@@ -239,12 +252,13 @@ def json_schema(table: Mapping[str, Stage]) -> dict[str, Any]:
         for stage in _steps_of(table)
     )
     step: Any = Annotated[Union[kinds], Field(discriminator="kind")] if len(kinds) > 1 else kinds[0]  # noqa: UP007
+    judge: Any = judge_settings(table)
     model = create_model(
         "Recipe",
         __base__=Config,
         name=(str, ...),
         seed=(int, 0),
-        judge=(JudgeSettings | None, None),
+        judge=(judge | None, None),
         gate=(Gate, Gate()),
         steps=(dict[str, step], ...),
     )

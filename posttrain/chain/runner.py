@@ -21,6 +21,7 @@ from posttrain.chain.store import WORK, Artifact, Store, plain_disk_errors
 from posttrain.errors import GateFailed, PosttrainError
 from posttrain.rows import write_text
 
+JOURNAL = "journal.sqlite"
 STOPPING = ("FAIL", "JUDGE INVALID")  # verdicts after which a chain does not go on by itself
 
 
@@ -56,14 +57,15 @@ def run_chain(
         folder = run_folder(recipe.name, store)
         folder.mkdir(parents=True, exist_ok=True)
         nodes = list(nodes)
+        check_ready(nodes, store, rerun)
         for at in range(len(nodes)):  # what comes next may be built anew on the way
             node = nodes[at]
             _say_instead(node, screen)
-            done = _obtain(node, finished, store, screen, again=node.step in rerun)
+            done = obtain(recipe.name, node, finished, store, screen, again=node.step in rerun)
             step = finished.get(node.step, done).node
             done = replace(done, kept=kept_by(recipe.gates[node.step], step, done.artifact.record["metrics"]))
             finished[node.name] = done
-            _name_it(recipe.name, folder, list(finished.values()))
+            name_nodes(recipe.name, folder, list(finished.values()))
             screen.done(done)
             _gate(recipe.gates[node.step], done, screen)
             if done.kept:
@@ -71,12 +73,23 @@ def run_chain(
     return list(finished.values())
 
 
+def check_ready(nodes: Sequence[Node], store: Store, rerun: frozenset[str] = frozenset()) -> None:
+    """A key that is not set is said now, not after an hour of training."""
+    for node in nodes:
+        known = node.step not in rerun and store.look(node.stage.kind, node.identity)
+        if node.stage.ready is not None and not known:
+            node.stage.ready(node.config)
+
+
 def _say_instead(node: Node, screen: Screen) -> None:
     for field, names in instead(node).items():
         screen.say(f"{node.name}: takes {names['used']} as its {field}; {names['named']} failed and is not handed on")
 
 
-def _obtain(node: Node, finished: Mapping[str, Done], store: Store, screen: Screen, again: bool) -> Done:
+def obtain(
+    run: str, node: Node, finished: Mapping[str, Done], store: Store, screen: Screen, again: bool = False
+) -> Done:
+    """The artifact of a node of a run: from the store, or made now and put there."""
     kind, identity = node.stage.kind, node.identity
     if not again and (artifact := store.look(kind, identity)):
         store.clear_rests(artifact)  # where a run was killed just before it could
@@ -87,13 +100,15 @@ def _obtain(node: Node, finished: Mapping[str, Done], store: Store, screen: Scre
             store.forget_partial(kind, identity)
         elif artifact := store.find(kind, identity):
             return Done(node, artifact, cached=True)  # another process made it while this one waited
-        return Done(node, _make(node, finished, store, screen), cached=False)
+        return Done(node, _make(run, node, finished, store, screen), cached=False)
 
 
-def _make(node: Node, finished: Mapping[str, Done], store: Store, screen: Screen) -> Artifact:
+def _make(run: str, node: Node, finished: Mapping[str, Done], store: Store, screen: Screen) -> Artifact:
     inputs = {field: _input(value, finished) for field, value in node.inputs.items()}
     partial = store.partial(node.stage.kind, node.identity)
-    context = StageContext(inputs, partial, partial / WORK, screen.progress(node.name), screen.say)
+    context = StageContext(
+        inputs, run, journal_path(store), partial, partial / WORK, screen.progress(node.name), screen.say
+    )
     started = time.perf_counter()
     try:
         with metered() as meter:
@@ -147,8 +162,8 @@ def _drift(node: Node, artifact: Artifact, screen: Screen) -> None:
         )
 
 
-def _name_it(name: str, folder: Path, finished: Sequence[Done]) -> None:
-    """runs/RECIPE/run.json and a link for the newest node, so that people find artifacts by name."""
+def name_nodes(name: str, folder: Path, finished: Sequence[Done]) -> None:
+    """run.json in the folder and a link for the newest node, so that people find artifacts by name."""
     rows = [{**row_of(done), "entry": done.artifact.path.name} for done in finished]
     write_text(folder / "run.json", json.dumps({"recipe": name, "nodes": rows}, indent=1) + "\n")
     newest = finished[-1]
@@ -169,6 +184,11 @@ def row_of(done: Done) -> dict[str, Any]:
         **({"kept": done.kept} if done.kept else {}),
         **({"instead": found} if (found := instead(done.node)) else {}),
     }
+
+
+def journal_path(store: Store) -> Path:
+    """The journal of all remote calls of a project: beside the store."""
+    return store.root.parent / JOURNAL
 
 
 def run_folder(name: str, store: Store) -> Path:

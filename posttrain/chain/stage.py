@@ -1,6 +1,6 @@
 """Stage: one kind of step as a value. `config` is what (identity); `ctx` is where and how (never identity)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,10 +57,32 @@ class StageContext:
     """Where a stage runs: nothing here can change what it makes."""
 
     inputs: Mapping[str, Input]
+    run: str  # the recipe's name: what a budget is counted over
+    journal: Path  # of all remote calls
     out: Path  # files of the artifact
     work: Path  # checkpoints and journals: kept when the run is killed, deleted when the step is done
     progress: Progress
     say: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A node that is still to run: its settings, its inputs as far as they are made, and those that are not yet."""
+
+    config: Any
+    made: Mapping[str, Path]
+    awaited: Mapping[str, Any]  # config field -> the settings of the node that will make it
+    journal: Path
+
+
+@dataclass(frozen=True)
+class RemoteCalls:
+    """What a node would ask of endpoints, at most. `usd` is None where no price is known."""
+
+    calls: int
+    answered: int  # of them in the journal already, for nothing
+    tokens: int
+    usd: float | None
 
 
 @dataclass(frozen=True)
@@ -76,4 +98,8 @@ class Stage:
     sources: tuple[str, ...] = ()  # packages and modules whose change is worth a drift line
     outside: frozenset[str] = frozenset()  # input fields that may also name a path or a hub model
     check: Callable[[Any, str], None] | None = None  # (config, where): what can be refused before any compute
+    among: Callable[[Any, Sequence[str], str], None] | None = None  # (config, outside models of the chain, recipe)
+    ready: Callable[[Any], None] | None = None  # (config): what this machine lacks for it, said before anything runs
+    also: Callable[[Any], Any] | None = None  # config -> what else decides the result, such as the words of a prompt
+    remote: Callable[["Planned"], "RemoteCalls | None"] | None = None  # what its calls would be, for the plan
     test: Test = "superior"  # what a model of this kind must prove against the step before, unless the recipe says

@@ -7,12 +7,12 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, field_validator
 
-from posttrain.chain.identity import digest
+from posttrain.chain.identity import HowNotWhat, digest
 from posttrain.chain.stage import Config
 from posttrain.errors import PosttrainError
 
@@ -30,12 +30,11 @@ class Price(Config):
     output: float = Field(ge=0)
 
 
-class Endpoint(Config):
-    """An OpenAI-compatible endpoint and how it is asked. The key itself is never here: only its variable's name."""
+class EndpointSettings(Config):
+    """How an OpenAI-compatible endpoint is asked. The key itself is never here: only its variable's name."""
 
-    model: str = Field(min_length=1)
     base_url: str = Field(OPENAI, description="as in http://127.0.0.1:8000/v1; OpenAI's own when left out")
-    api_key_env: str | None = Field(
+    api_key_env: Annotated[str | None, HowNotWhat] = Field(
         None, description="the environment variable with the key; for OpenAI itself OPENAI_API_KEY, else no key"
     )
     served_as: str | None = Field(
@@ -47,10 +46,14 @@ class Endpoint(Config):
     seed: int | None = Field(None, ge=0, lt=2**31, description="sent with the sample's number added")
     top_logprobs: int = Field(0, ge=0, le=20, description="alternatives a token; 0 asks for no logprobs")
     extra: dict[str, JsonValue] = Field({}, description="any further field of the request, as it is")
-    price: Price | None = Field(None, description="USD per million tokens, where engines/prices.yaml has none")
-    deadline: float = Field(120.0, gt=0, le=3600, description="seconds for one call, from first to last byte")
-    retries: int = Field(5, ge=0, le=20)
-    concurrency: int = Field(8, ge=1, le=256)
+    price: Annotated[Price | None, HowNotWhat] = Field(
+        None, description="USD per million tokens, where engines/prices.yaml has none"
+    )
+    deadline: Annotated[float, HowNotWhat] = Field(
+        120.0, gt=0, le=3600, description="seconds for one call, from first to last byte"
+    )
+    retries: Annotated[int, HowNotWhat] = Field(5, ge=0, le=20)
+    concurrency: Annotated[int, HowNotWhat] = Field(8, ge=1, le=256)
 
     @field_validator("base_url", mode="before")
     @classmethod
@@ -73,6 +76,12 @@ class Endpoint(Config):
         if taken := sorted(TAKEN & value.keys()):
             raise ValueError(f"{', '.join(taken)}: only fields that have no setting of their own. Use that setting")
         return value
+
+
+class Endpoint(EndpointSettings):
+    """A model behind an OpenAI-compatible endpoint."""
+
+    model: str = Field(min_length=1, description="as the endpoint names it")
 
 
 class Request(NamedTuple):

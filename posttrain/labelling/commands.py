@@ -10,13 +10,11 @@ from rich.text import Text
 from posttrain.chain.console import RichScreen, screen_console
 from posttrain.chain.paths import find_path
 from posttrain.chain.recipe import Recipe
-from posttrain.chain.runner import read_run, run_folder
+from posttrain.chain.runner import journal_path, read_run, run_folder
 from posttrain.chain.store import Store
 from posttrain.labelling import calibrating
 from posttrain.labelling.endpoint_judge import Remote
 from posttrain.labelling.labelling import Chosen, hold_vote
-
-JOURNAL = "journal.sqlite"  # of all remote calls, beside the store
 
 
 def label(options: argparse.Namespace, recipe: Recipe, store: Store) -> None:
@@ -31,10 +29,10 @@ def label(options: argparse.Namespace, recipe: Recipe, store: Store) -> None:
     print(f"{found['voted']} of {found['pairs']} pairs have a vote: {found['file']}")
 
 
-def calibrate(options: argparse.Namespace) -> None:
+def calibrate(options: argparse.Namespace, store: Store) -> None:
     """Rank the judges: a drawn table in a terminal, Markdown anywhere else, or one JSON object."""
     remote = Remote(
-        options.store.parent / JOURNAL,
+        journal_path(store),
         find_path(options.rubric),
         RichScreen(screen_console(to_stderr=True)).progress,
         options.base_url,

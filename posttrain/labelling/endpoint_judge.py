@@ -5,11 +5,11 @@ Pairs are asked in both orders (eval/pairwise.py), single answers on every axis 
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from eval.asking import Ask, Question, Reply
+from eval.asking import Ask
 from eval.grading_prompt import brief
 from eval.labels import TIE, A, B, Labels, PairLabel, ScoreLabel
 from eval.llm_judge import llm_judge
@@ -19,13 +19,12 @@ from eval.recorded import PairVerdict, Pick, ScoreVerdict, Verdicts
 from eval.rubric import Rubric, RubricError, load_rubric
 from eval.verdict import scores
 from posttrain.chain.stage import Progress
-from posttrain.engines.budget import Budget, cost_of, price_of
-from posttrain.engines.endpoint import Answer, Endpoint, Failure, Request, api_key, body_of, key_of
+from posttrain.engines.budget import Budget, price_of
+from posttrain.engines.endpoint import Endpoint, api_key
 from posttrain.engines.journal import Journal
-from posttrain.engines.openai_engine import complete
-from posttrain.engines.schema_probe import honours_json_schema, json_schema
 from posttrain.errors import PosttrainError
 from posttrain.labelling.texts import read_text
+from posttrain.stages.asking import Asker
 
 LOGPROBS = 5  # alternatives a token, for expected grades; some servers allow no more
 WINNER: dict[Outcome, int] = {"new": A, "old": B, "tie": TIE}  # a is asked about as the new answer
@@ -64,17 +63,17 @@ def endpoint_judge(model: str, labels: Labels, remote: Remote) -> Callable[[], A
     rubric = _rubric(remote.rubric)
 
     def judge() -> Asked:
+        budget = None if remote.usd is None else Budget(usd=remote.usd)
+        scope = f"calibrate {endpoint.model} {endpoint.base_url}"
         with Journal(remote.journal) as journal:
-            teller = _Teller(endpoint, journal, remote)
-            probe = honours_json_schema(endpoint, journal, teller.scope)
-            teller.schema = probe.honoured
+            asker = Asker(endpoint, journal, scope, budget, remote.progress(f"openai:{model}"))
             started = time.monotonic()
-            verdicts = _on_pairs(teller.ask, rubric, labels) if pairs else _on_answers(teller.ask, rubric, labels)
+            verdicts = _on_pairs(asker.ask, rubric, labels) if pairs else _on_answers(asker.ask, rubric, labels)
             seconds = time.monotonic() - started
-            note = f"openai:{model}: rubric {remote.rubric.name}; {probe.said}."
-            if teller.known:
-                note += f" {teller.known} of {teller.asked} answers were in the journal, so no rate is given."
-            return Asked(verdicts, Spent(None if teller.known else seconds, teller.usd), note)
+        note = f"openai:{model}: rubric {remote.rubric.name}; {asker.said}."
+        if asker.known:
+            note += f" {asker.known} of {asker.asked} answers were in the journal, so no rate is given."
+        return Asked(verdicts, Spent(None if asker.known else seconds, asker.usd), note)
 
     return judge
 
@@ -86,49 +85,6 @@ def _rubric(path: Path) -> Rubric:
     except RubricError as error:
         raise PosttrainError(f"{path}: {error}") from None
     return rubric
-
-
-class _Teller:
-    """Asks the endpoint through the journal, and counts. `usd` is what the answers cost when they were made."""
-
-    def __init__(self, endpoint: Endpoint, journal: Journal, remote: Remote) -> None:
-        self.endpoint, self.journal, self.remote = endpoint, journal, remote
-        self.scope = f"calibrate {endpoint.model} {endpoint.base_url}"
-        self.price = price_of(endpoint)
-        self.schema, self.asked, self.known = False, 0, 0
-        self.usd: float | None = None if self.price is None else 0.0
-
-    def ask(self, questions: Sequence[Question]) -> list[Reply]:
-        requests = [self._request(question) for question in questions]
-        keys = [key_of(self.endpoint, request) for request in requests]
-        self.asked += len(set(keys))
-        self.known += len(self.journal.answers(list(set(keys))))
-        budget = None if self.remote.usd is None else Budget(usd=self.remote.usd)
-        with self.remote.progress(f"openai:{self.endpoint.model}")(len(set(keys)), "calls") as tick:
-            found = complete(self.endpoint, requests, self.journal, self.scope, budget, tick)
-        if self.usd is not None:
-            once = {
-                key: self._cost(request, answer) for key, request, answer in zip(keys, requests, found, strict=True)
-            }
-            self.usd += sum(once.values())
-        return [_reply(answer) for answer in found]
-
-    def _cost(self, request: Request, answer: Answer | Failure) -> float:
-        return cost_of(answer, body_of(self.endpoint, request), self.price).usd if isinstance(answer, Answer) else 0.0
-
-    def _request(self, question: Question) -> Request:
-        wanted = json_schema("verdict", dict(question.schema)) if self.schema and question.schema else None
-        return Request(question.messages, question.max_tokens, wanted, question.nth)
-
-
-def _reply(answer: Answer | Failure) -> Reply:
-    if isinstance(answer, Failure):
-        return Reply(None, answer.reason)
-    tokens = answer.logprobs and [
-        [(token.token, token.logprob), *(pair for pair in token.top if pair[0] != token.token)]
-        for token in answer.logprobs
-    ]
-    return Reply(answer.text, finish_reason=answer.finish_reason, logprobs=tokens or None)
 
 
 def _on_pairs(ask: Ask, rubric: Rubric, labels: Labels) -> list[PairVerdict]:

@@ -1,24 +1,33 @@
 """judge: what needs no judge is checked, then completions or rows are judged among canaries, and the gate decides."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from posttrain.chain.stage import InputPath, Metrics, Stage, StageContext, StepConfig, Test
+from posttrain.engines.endpoint import api_key
+from posttrain.engines.journal import Journal
 from posttrain.errors import PosttrainError
 from posttrain.rows import Row, read_rows, write_rows
+from posttrain.stages.asking import Account, Asker
 from posttrain.stages.checking import checked_rows, checked_samples
-from posttrain.stages.judging import Before, Rule, judge_metrics, words_used
+from posttrain.stages.judges import RULE, JudgeChoice, check_choice, fitted, members, prompt_hash, refuse_self_judging
+from posttrain.stages.judging import Before, Rule, judge_metrics, shares, words_used
+from posttrain.stages.pairing import compare_steps
 
 if TYPE_CHECKING:
+    from eval.asking import Ask
     from eval.canaries import Fit
     from eval.finding import Finding
+    from eval.grading_prompt import Brief
+    from eval.rubric import Rubric
     from eval.verdict import Verdict
 
 ROWS_JUDGED = 200
 
 
-class JudgeConfig(StepConfig):
+class JudgeConfig(JudgeChoice, StepConfig):
     """The grading part of a recipe's `judge:`, and of a gate what decides the verdict."""
 
     kind: Literal["judge"]
@@ -26,7 +35,6 @@ class JudgeConfig(StepConfig):
     before: str | None = None
     previous: str | None = None
     training: str | None = None
-    judge: Literal["rule"] = "rule"
     rubric: InputPath
     prompts: InputPath
     canaries: InputPath = Path("eval/prompts/canaries.jsonl")
@@ -37,25 +45,33 @@ class JudgeConfig(StepConfig):
 
 
 def check(config: JudgeConfig, where: str) -> None:
-    """Refuse a rubric that cannot be read or lacks the primary axis, and too few canaries, before any compute."""
+    """Refuse a rubric that cannot be read or lacks the primary axis, a judge that cannot be, and too few canaries."""
     from eval.story_rules import AXES
 
+    check_choice(config, f"{where.partition(': ')[0]}: judge")
     _chosen(config)
-    rubric = _rubric(config)
-    unknown = [axis for axis in rubric.axes if axis not in AXES]
+    told = _told_of(config)
+    graded = _graded(told)
+    unknown = [axis for axis in graded if axis not in AXES] if config.judge == RULE else []
     if unknown:
         raise PosttrainError(
             f"{config.rubric}: axis '{unknown[0]}' is unknown to the rule judge; it knows {', '.join(AXES)}. "
             "Rename or delete that section."
         )
-    if config.axis not in rubric.axes:
+    if config.axis not in graded:
         raise PosttrainError(
-            f"{where}.axis: '{config.axis}' is no axis of {config.rubric}; "
-            f"there is {', '.join(rubric.axes)}. Name one of them."
+            f"{where}.axis: '{config.axis}' is no axis of {config.rubric} with a score; "
+            f"there is {', '.join(graded)}. Name one of them."
         )
 
 
-def _rubric(config: JudgeConfig) -> Any:
+def ready(config: JudgeConfig) -> None:
+    """Refuse an endpoint whose key is not set, before anything runs."""
+    for one in members(config):
+        api_key(one.endpoint)
+
+
+def _rubric(config: JudgeConfig) -> "Rubric":
     from eval.rubric import RubricError, load_rubric
 
     try:
@@ -66,43 +82,105 @@ def _rubric(config: JudgeConfig) -> Any:
         raise PosttrainError(f"{config.rubric}: {error}") from None
 
 
+def _told_of(config: JudgeConfig) -> "Brief":
+    """The rubric as a language model is told of it."""
+    from eval.grading_prompt import brief
+    from eval.rubric import RubricError
+
+    try:
+        return brief(_rubric(config))
+    except RubricError as error:
+        raise PosttrainError(f"{config.rubric}: {error}") from None
+
+
+def _graded(told: "Brief") -> list[str]:
+    """The axes that are scores from 1 to 10; the others ask for a choice among letters."""
+    return [axis for axis in told.axes if axis not in told.choices]
+
+
 def run(config: JudgeConfig, ctx: StageContext) -> Metrics:
     """verdicts.jsonl: id, sample, axes {axis: {score, reason}}; unscored is null, never zero.
 
-    canaries.jsonl beside it: kind, id of the prompt, text, axes.
+    canaries.jsonl beside it: kind, id of the prompt, text, axes. pairs.jsonl where a language model has compared the
+    answers with those of the step before.
     """
     from eval.story_rules import rule_judge
 
-    return judge_with(rule_judge, config, ctx)
+    if config.judge == RULE:
+        return judge_with(rule_judge, config, ctx)
+    with Journal(ctx.journal) as journal:
+        account = Account(journal, ctx)
+        found = [Asker(one.endpoint, journal, ctx.run, config.budget, ctx.progress) for one in members(config)]
+        for asker in found:
+            ctx.say(f"{asker.said}")
+        asks = [asker.ask for asker in found]
+        metrics = judge_with(fitted(config, _rubric(config), asks), config, ctx, at_once=True)
+        pairs = _pairs(config, ctx, asks)
+        return {**metrics, **pairs, **account.spent(), "judge_notes": [asker.said for asker in found]}
 
 
-def judge_with(fit: "Fit", config: JudgeConfig, ctx: StageContext) -> Metrics:
-    """Judge completions and canaries blind, by the judge that `fit` makes, and write both."""
-    from eval.canaries import checks, judge_blind, make
+def judge_with(fit: "Fit", config: JudgeConfig, ctx: StageContext, at_once: bool = False) -> Metrics:
+    """Judge completions and canaries blind, by the judge that `fit` makes, and write both.
 
-    rubric, chosen = _rubric(config), _chosen(config)
+    `at_once` gives the judge all rows in one call, and leaves it to show its progress.
+    """
+    from eval.canaries import CHUNK, checks, judge_blind, make
+
+    told, chosen = _told_of(config), _chosen(config)
+    graded = _graded(told)
     prompts, completions = _judged(config, ctx)
     training = _training(ctx)
     findings = _findings(config, ctx, training)
-    answers = [row["messages"][-1]["content"] for row in training]
     canaries = make(chosen, config.seed)
-    with ctx.progress(len(completions) + len(canaries), "verdicts") as tick:
-        found = judge_blind(fit, prompts, completions, answers, chosen, canaries, seed=config.seed, report=tick)
+    bar = ctx.progress(len(completions) + len(canaries), "verdicts") if not at_once else nullcontext(lambda done: None)
+    with bar as tick:
+        found = judge_blind(
+            fit,
+            prompts,
+            completions,
+            [row["messages"][-1]["content"] for row in training],
+            chosen,
+            canaries,
+            seed=config.seed,
+            with_references=told.reference is not None and config.judge != RULE,
+            chunk=None if at_once else CHUNK,
+            report=tick,
+        )
+    choices = {axis: told.choices[axis] for axis in told.choices if config.judge != RULE}
     rows = [
-        {"id": row["id"], "sample": row["sample"], "axes": _told(verdicts, rubric.axes)}
+        {"id": row["id"], "sample": row["sample"], "axes": _of(verdicts, graded)} | _chose(verdicts, choices)
         for row, verdicts in zip(completions, found.completions, strict=True)
     ]
     write_rows(ctx.out / "verdicts.jsonl", rows)
-    bred = zip(canaries, found.canaries, strict=True)
-    write_rows(ctx.out / "canaries.jsonl", ({**canary._asdict(), "axes": _told(axes, axes)} for canary, axes in bred))
+    bred = [{axis: axes[axis] for axis in graded if axis in axes} for axes in found.canaries]
+    write_rows(
+        ctx.out / "canaries.jsonl",
+        ({**canary._asdict(), "axes": _of(axes, axes)} for canary, axes in zip(canaries, bred, strict=True)),
+    )
     rule = Rule(config.axis, config.test, config.margin, config.minimum)
-    metrics = judge_metrics(rows, rule, _before(ctx), checks(canaries, found.canaries), findings)
-    name = f"{config.judge} (a proxy)" if config.judge == "rule" else config.judge
-    return {**metrics, "judge": name, "words_used": words_used(prompts, completions)}
+    metrics = judge_metrics(rows, rule, _before(ctx), checks(canaries, bred), findings)
+    name = f"{RULE} (a proxy)" if config.judge == RULE else "+".join(one.name for one in members(config))
+    used = {"judge": name, "words_used": words_used(prompts, completions)}
+    return {**metrics, **used, **({"choices": shares(rows, choices)} if choices else {})}
 
 
-def _told(verdicts: "Mapping[str, Verdict]", axes: Iterable[str]) -> Row:
+def _of(verdicts: "Mapping[str, Verdict]", axes: Iterable[str]) -> Row:
     return {axis: verdicts[axis]._asdict() for axis in axes}
+
+
+def _chose(verdicts: "Mapping[str, Verdict]", choices: Iterable[str]) -> Row:
+    return {"choices": found} if (found := _of(verdicts, choices)) else {}
+
+
+def _pairs(config: JudgeConfig, ctx: StageContext, asks: "Sequence[Ask]") -> Metrics:
+    """Against the step before, where there is one and pairs are wanted."""
+    if not config.pairwise or "before" not in ctx.inputs:
+        return {}
+    prompts, new = _judged(config, ctx)
+    old = read_rows(ctx.inputs["before"].path / "completions.jsonl")
+    rows, figures = compare_steps(config, _rubric(config), asks, prompts, new, old)
+    write_rows(ctx.out / "pairs.jsonl", rows)
+    return {"pairwise": figures}
 
 
 def _chosen(config: JudgeConfig) -> "Sequence[Mapping[str, Any]]":
@@ -161,7 +239,7 @@ def _judged(config: JudgeConfig, ctx: StageContext) -> tuple[dict[str, Row], lis
 
 JUDGE = Stage(
     kind="judge",
-    version=3,
+    version=4,
     config=JudgeConfig,
     makes="verdicts",
     inputs={
@@ -171,6 +249,16 @@ JUDGE = Stage(
         "training": frozenset({"rows"}),
     },
     run=run,
-    sources=("posttrain/stages/judge.py", "posttrain/stages/judging.py", "posttrain/stages/checking.py", "eval"),
+    sources=(
+        "posttrain/stages/judge.py",
+        "posttrain/stages/judges.py",
+        "posttrain/stages/judging.py",
+        "posttrain/stages/pairing.py",
+        "posttrain/stages/checking.py",
+        "eval",
+    ),
     check=check,
+    among=refuse_self_judging,
+    ready=ready,
+    also=lambda config: prompt_hash(config, _rubric(config)),
 )

@@ -1,5 +1,6 @@
 """What a judge's verdicts come to: an interval for each axis, paired changes, and the gate's word."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -196,3 +197,13 @@ def words_used(prompts: Mapping[str, Row], completions: Sequence[Row]) -> dict[s
         return None
     used = cluster_bootstrap([share for share, _ in pairs], [key for _, key in pairs])
     return {"share": round(used.mean, 4), "low": round(used.low, 4), "high": round(used.high, 4)}
+
+
+def shares(rows: Sequence[Row], choices: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
+    """The share of answers that got each choice of an axis such as the age group; the unscored are left out."""
+    found = {}
+    for axis, labels in choices.items():
+        places = [round(row["choices"][axis]["score"]) for row in rows if row["choices"][axis]["score"] is not None]
+        counts = Counter(places)
+        found[axis] = {label: round(counts[place] / len(places), 4) for place, label in enumerate(labels, 1) if places}
+    return found

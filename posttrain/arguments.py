@@ -1,0 +1,78 @@
+"""What the command line takes: a parser for every command, and nothing that it does."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from posttrain import __version__
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
+    top = argparse.ArgumentParser(
+        prog="posttrain",
+        description="Post-training for small language models: a recipe is a chain, every step closed by a judge.",
+    )
+    top.add_argument("--version", action="version", version=f"posttrain {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, recipe: bool = True) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        if recipe:
+            made.add_argument("recipe", help="a name in recipes/, or the path of a YAML file")
+            text = "change a value of the recipe, such as sft.lora.r=8 (may be given again)"
+            made.add_argument(
+                "--set", action="append", default=[], metavar="STEP.KEY=VALUE", dest="overrides", help=text
+            )
+            made.add_argument("--until", metavar="STEP", help="stop after this step")
+        made.add_argument(
+            "--store", type=Path, default=Path("runs/store"), metavar="DIR", help="where artifacts lie (runs/store)"
+        )
+        made.add_argument("--json", action="store_true", help="print JSON instead of text")
+        return made
+
+    run = command("run", "run a recipe's chain; what is done already is not done again")
+    run.add_argument("--rerun", action="append", default=[], metavar="STEP", help="make this step again")
+    run.add_argument("--dry-run", action="store_true", help="show what would run, and stop")
+    command("plan", "show what would run")
+    command("validate", "check a recipe and its inputs")
+    _judging(command("eval", "judge a finished chain again, from its stored completions; nothing is made anew"))
+    command("report", "write report.html and report.md from the records of the latest run")
+    chat = command("chat", "talk to the model of a step")
+    chat.add_argument("--step", metavar="STEP", help="the last step that makes a model, unless given")
+    _voting(command)
+    command("ls", "list what the store holds", recipe=False)
+    command("schema", "print the JSON Schema of recipes", recipe=False)
+    show = command("show", "print the record of an artifact", recipe=False)
+    show.add_argument("artifact", help="its name in the store, such as sft-3fa1c09b2d4e, or the start of it")
+    return top
+
+
+def _judging(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--step", metavar="STEP", help="only this step, and those that it is compared with")
+    made.add_argument("--judge", metavar="JUDGE", help="rule, openai:MODEL or panel; the recipe's unless given")
+    made.add_argument("--rubric", metavar="FILE", help="the recipe's unless given")
+    made.add_argument("--base-url", metavar="URL", help="the endpoint's, as in http://127.0.0.1:8000/v1 (OpenAI's)")
+    made.add_argument("--api-key-env", metavar="NAME", help="the environment variable with the endpoint's key")
+    made.add_argument("--dry-run", action="store_true", help="show what would be asked, and stop")
+
+
+def _voting(command: Callable[..., argparse.ArgumentParser]) -> None:
+    label = command("label", "vote blind on pairs of a run's completions, for a file of human labels")
+    label.add_argument("--step", metavar="STEP", help="whose completions; the last sampled step's, unless given")
+    label.add_argument("--against", metavar="STEP", help="against whose; the step's that its judge compared with")
+    label.add_argument("--page", action="store_true", help="vote on a local web page and not in the terminal")
+    label.add_argument("--out", type=Path, metavar="FILE", help="where votes go (runs/RECIPE/labels-STEP-STEP.jsonl)")
+    label.add_argument("--seed", type=int, default=0, metavar="N", help="draws the order of pairs and places (0)")
+    calibrate = command("calibrate", "measure judges against human labels, and rank them", recipe=False)
+    text = "rule, longest, recorded:FILE or openai:MODEL (may be given again)"
+    calibrate.add_argument("--judge", action="append", required=True, metavar="JUDGE", dest="judges", help=text)
+    text = "pairs or scores: our JSON lines, or PandaLM's or LLMBar's file as it is"
+    calibrate.add_argument("--labels", type=Path, required=True, metavar="FILE", help=text)
+    text = "what an endpoint is told to look for (eval/rubrics/assistant.md)"
+    calibrate.add_argument("--rubric", type=Path, default="eval/rubrics/assistant.md", metavar="FILE", help=text)
+    calibrate.add_argument(
+        "--base-url", metavar="URL", help="the endpoint's, as in http://127.0.0.1:8000/v1 (OpenAI's)"
+    )
+    calibrate.add_argument("--api-key-env", metavar="NAME", help="the environment variable with the endpoint's key")
+    calibrate.add_argument("--budget-usd", type=float, metavar="N", help="stop before a call that might pass this sum")

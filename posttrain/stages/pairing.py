@@ -1,0 +1,94 @@
+"""A step's answers compared with those of the step before, pair by pair: the win rate beside the axes.
+
+A judge that grades one answer at a time sees small changes badly; one that sees both answers at once sees them well,
+and leans to a place and to length. So each pair is asked in both orders, and the length-controlled rate stands beside
+the raw one.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from posttrain.chain.stage import Metrics
+from posttrain.rows import Row
+
+if TYPE_CHECKING:
+    from eval.asking import Ask
+    from eval.pairwise import Comparison
+    from eval.rubric import Rubric
+    from eval.statistics import Interval
+    from posttrain.stages.judges import JudgeChoice
+
+
+def compare_steps(
+    choice: "JudgeChoice",
+    rubric: "Rubric",
+    asks: "Sequence[Ask]",
+    prompts: Mapping[str, Row],
+    new: Sequence[Row],
+    old: Sequence[Row],
+) -> tuple[list[Row], Metrics]:
+    """Rows {id, sample, win, new_length, old_length, sides} and the figures of all pairs.
+
+    `win.score` is 1, 0.5 or 0 for the new answer, the mean of the families of a panel; None is unscored.
+    """
+    from eval.pairwise import compare
+    from eval.panel import Member, combine_panel
+    from posttrain.stages.judges import asking_settings, members
+
+    asked = members(choice)
+    found = [compare(ask, rubric, prompts, new, old, asking_settings(choice)) for ask in asks]
+    judges = [Member(one.name, one.family, _never) for one in asked]
+    wins = [pairs[0].win for pairs in zip(*found, strict=True)]
+    if len(judges) > 1:
+        wins = [row["win"] for row in combine_panel(judges, [[{"win": pair.win} for pair in pairs] for pairs in found])]
+    rows = [
+        {
+            "id": pairs[0].id,
+            "sample": pairs[0].sample,
+            "win": win._asdict(),
+            "new_length": pairs[0].new_length,
+            "old_length": pairs[0].old_length,
+            "sides": {judge.name: _sides(pair) for judge, pair in zip(judges, pairs, strict=True)},
+        }
+        for win, pairs in zip(wins, zip(*found, strict=True), strict=True)
+    ]
+    return rows, _figures(rows, [pair for pairs in found for pair in pairs])
+
+
+def _never(rows: Sequence[Mapping[str, Any]]) -> Any:
+    raise AssertionError("the members have compared already")
+
+
+def _sides(pair: "Comparison") -> Row:
+    return {"new_first": pair.new_first._asdict(), "old_first": pair.old_first._asdict()}
+
+
+def _figures(rows: Sequence[Row], pairs: "Sequence[Comparison]") -> Metrics:
+    """No rate where more than 2 % of the pairs have no verdict: a failure must not look like a result."""
+    from eval.gate import MOST_UNSCORED
+    from eval.length_control import length_controlled
+    from eval.pairwise import flips
+
+    scored = [row for row in rows if row["win"]["score"] is not None]
+    lean = flips(pairs)
+    figures: Metrics = {
+        "n_asked": len(rows),
+        "n_scored": len(scored),
+        "win_rate": None,
+        "length_controlled": None,
+        "flip_rate": None if lean.rate is None else round(lean.rate, 4),
+        "first_share": None if lean.first_share is None else round(lean.first_share, 4),
+    }
+    if not scored or 1 - len(scored) / len(rows) > MOST_UNSCORED:
+        return figures
+    found = length_controlled(
+        [row["win"]["score"] for row in scored],
+        [row["id"] for row in scored],
+        [row["new_length"] - row["old_length"] for row in scored],
+    )
+    controlled = None if found.controlled is None else _interval(found.controlled)
+    return {**figures, "win_rate": _interval(found.raw), "length_controlled": controlled}
+
+
+def _interval(found: "Interval") -> dict[str, float]:
+    return {"score": round(found.mean, 4), "low": round(found.low, 4), "high": round(found.high, 4)}
