@@ -165,7 +165,8 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
-        hidden_grad, *weight_grads = [grad if grad is None else grad * grad_outputs[0] for grad in ctx.grads]
+        hidden_grad, *weight_grads = [grad if grad is None else grad.mul_(grad_outputs[0]) for grad in ctx.grads]
+        del ctx.grads  # scaled in place: a second pass would scale them again
         return None, None, None, hidden_grad, *weight_grads
 
 
