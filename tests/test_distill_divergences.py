@@ -168,6 +168,30 @@ def test_arithmetic_is_in_fp32_whatever_the_logits_are(beta: float) -> None:
     assert not torch.allclose((q - p).double(), closed_form(teacher, student, 0.0, 1.0).gradient.double(), atol=1e-6)
 
 
+def assert_autocast_changes_nothing(value: Value) -> None:
+    teacher, student = (x.float() for x in logits(vocabulary=200))
+    for beta in BETAS:
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = value(teacher, student, beta)
+        assert torch.equal(rounded, value(teacher, student, beta))
+
+
+def test_autocast_leaves_the_arithmetic_in_fp32() -> None:
+    assert_autocast_changes_nothing(jsd)
+    assert_autocast_changes_nothing(lambda p, q, beta: closed_form(p, q, beta, 2.0).nats)
+    assert_autocast_changes_nothing(lambda p, q, beta: closed_form(p, q, beta, 2.0).gradient)
+
+
+def test_a_product_that_autocast_rounds_is_seen() -> None:
+    def as_product(p: Tensor, q: Tensor, beta: float) -> Tensor:
+        log_p, log_q = (torch.log_softmax(x, dim=-1) for x in (p, q))
+        nats: Tensor = torch.linalg.vecdot(log_p.exp(), log_p - log_q)
+        return nats
+
+    with pytest.raises(AssertionError):
+        assert_autocast_changes_nothing(as_product)
+
+
 @pytest.mark.parametrize("beta", BETAS)
 def test_the_logits_handed_in_are_not_changed(beta: float) -> None:
     teacher, student = logits()

@@ -85,8 +85,12 @@ def _log_probs(logits: Tensor, temperature: float) -> Tensor:
 
 
 def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:
-    nats: Tensor = torch.linalg.vecdot(log_a.exp(), log_a - log_b)
-    return nats
+    return _mean_under(log_a.exp(), log_a - log_b)
+
+
+def _mean_under(probabilities: Tensor, values: Tensor) -> Tensor:
+    """Not vecdot: that is a matrix product inside, which autocast would round to bf16."""
+    return (probabilities * values).sum(dim=-1)
 
 
 def _log_mixture(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
@@ -96,7 +100,7 @@ def _log_mixture(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
 def _forward_kl_slope(log_p: Tensor, log_q: Tensor) -> Divergence:
     """KL(p ‖ q) and q - p; both arguments are overwritten."""
     p = log_p.exp()
-    nats = torch.linalg.vecdot(p, log_p.sub_(log_q))
+    nats = _mean_under(p, log_p.sub_(log_q))
     return Divergence(nats, log_q.exp_().sub_(p))
 
 
@@ -104,5 +108,5 @@ def _ratio_slope(log_q: Tensor, log_other: Tensor) -> Divergence:
     """KL(q ‖ other) and q (ln(q/other) - KL(q ‖ other)); both arguments are overwritten."""
     ratio = log_other.neg_().add_(log_q)
     q = log_q.exp_()
-    nats = torch.linalg.vecdot(q, ratio)
+    nats = _mean_under(q, ratio)
     return Divergence(nats, ratio.sub_(nats[:, None]).mul_(q))
