@@ -168,6 +168,17 @@ def test_arithmetic_is_in_fp32_whatever_the_logits_are(beta: float) -> None:
     assert not torch.allclose((q - p).double(), closed_form(teacher, student, 0.0, 1.0).gradient.double(), atol=1e-6)
 
 
+@pytest.mark.parametrize("beta", BETAS)
+def test_probabilities_too_small_for_fp32_leave_numbers(beta: float) -> None:
+    teacher, student = (x.float() for x in logits(scale=300.0))
+    assert (teacher.softmax(dim=-1) * student.softmax(dim=-1)).min() == 0
+    found, exact = closed_form(teacher, student, beta, 1.0), closed_form(teacher.double(), student.double(), beta, 1.0)
+    torch.testing.assert_close(found.nats.double(), exact.nats, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.gradient.double(), exact.gradient, rtol=1e-4, atol=1e-5)
+    naive = teacher.softmax(dim=-1).log() - student.softmax(dim=-1).log()
+    assert not naive.isfinite().all(), "logarithms of probabilities would not do"
+
+
 def assert_autocast_changes_nothing(value: Value) -> None:
     teacher, student = (x.float() for x in logits(vocabulary=200))
     for beta in BETAS:

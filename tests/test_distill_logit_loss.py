@@ -103,7 +103,10 @@ def test_no_logit_is_made_twice_and_only_a_chunk_lives_at_a_time() -> None:
 
 
 @pytest.mark.parametrize(("beta", "name"), [(0.0, "forward_kl"), (1.0, "reverse_kl"), (0.3, "jsd")])
-def test_at_temperature_1_the_loss_is_trls_generalized_jsd(beta: float, name: Any) -> None:
+def test_at_temperature_1_the_loss_is_trls_generalized_jsd(
+    beta: float, name: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     from trl.experimental.gkd import GKDTrainer
 
     (student, teacher), rows = pair(), batch()
