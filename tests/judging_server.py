@@ -18,7 +18,7 @@ def honest(prompts: Sequence[Mapping[str, Any]]) -> Grade:
     by_request = {row["prompt"]: row for row in prompts}
 
     def grade(request: str, answer: str) -> float:
-        found = judge_story(by_request[request], answer, stopped=True)
+        found = judge_story(by_request.get(request, {"prompt": request}), answer, stopped=True)
         scored = [verdict.score for verdict in found.values() if verdict.score is not None]
         return sum(scored) / len(scored)
 

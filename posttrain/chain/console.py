@@ -175,20 +175,28 @@ class RichScreen:
         self.console.print(table)
 
     def plan_table(self, recipe: str, rows: Sequence[dict[str, Any]]) -> None:
-        """What would run: step, kind, identity, cached or to run, and how long it took the last time."""
+        """What would run: step, kind, identity, state, time and memory of the last time, and calls at most."""
         table = Table(title=recipe, title_justify="left", box=None, header_style="bold", padding=(0, 2, 0, 0))
-        for title in ("step", "kind", "identity", "state", "minutes"):
-            table.add_column(title, justify="right" if title == "minutes" else "left")
+        remote = [row["remote"] for row in rows if row.get("remote")]
+        titles = ["step", "kind", "identity", "state", "minutes", "peak MB", *(["calls at most"] if remote else [])]
+        for title in titles:
+            table.add_column(title, justify="right" if title in ("minutes", "peak MB") else "left")
         for row in rows:
             minutes = "" if row["seconds"] is None else f"{row['seconds'] / 60:.1f}"
             state = Text(row["state"], style="green" if row["state"] == "cached" else "yellow")
             name = row["name"] + _taken(row.get("instead", {}))
-            table.add_row(name, row["kind"], row["identity"][:12], state, minutes)
+            memory = "" if row["peak_memory_mb"] is None else f"{row['peak_memory_mb']:,.0f}"
+            calls = [_calls(row["remote"])] if row.get("remote") else []
+            table.add_row(name, row["kind"], row["identity"][:12], state, minutes, memory, *calls)
         self.console.print(table)
         waiting = sum(row["state"] != "cached" for row in rows)
         self.console.print(
-            f"{waiting} of {len(rows)} to run; minutes of a step to run are those of its kind's last run"
+            f"{waiting} of {len(rows)} to run; minutes and memory of a step to run are those of its kind's last run"
         )
+        if remote:
+            total = {key: sum(one[key] or 0 for one in remote) for key in ("calls", "answered", "tokens", "usd")}
+            known = all(one["usd"] is not None for one in remote)
+            self.console.print(f"all judges: {_calls({**total, 'usd': total['usd'] if known else None})}")
 
     def where(self, models: Sequence[str], folder: Path, recipe: str, kept: Mapping[str, str]) -> None:
         """Where the results lie: the model that the chain ends with, and the report; `recipe` as it was given.
@@ -212,6 +220,13 @@ class RichScreen:
             table.add_row(*(Text(cell) for cell in row))
         self.console.print()
         self.console.print(table)
+
+
+def _calls(remote: Mapping[str, Any]) -> str:
+    """`640, 0.91M tokens, $0.18; 200 known`: an upper bound, from bytes and the longest replies."""
+    cost = "no price known" if remote["usd"] is None else f"${remote['usd']:,.2f}"
+    known = f"; {remote['answered']:,} known" if remote["answered"] else ""
+    return f"{remote['calls']:,}, {remote['tokens'] / 1e6:,.2f}M tokens, {cost}{known}"
 
 
 def _taken(instead: Mapping[str, Mapping[str, str]]) -> str:
@@ -239,8 +254,10 @@ def _score(metrics: dict[str, Any]) -> Text:
         for name, axis in metrics["axes"].items()
         if name != metrics["primary"] and axis["score"] is not None
     ]
-    used = metrics.get("words_used")
+    used, pairs = metrics.get("words_used"), metrics.get("pairwise") or {}
     if used is not None:
         others.append(f"words used {used['share']:.0%}")
+    if pairs.get("win_rate"):
+        others.append(f"wins {pairs['win_rate']['score']:.0%}")
     line.append("  " + "  ".join(others), style="dim")
     return line

@@ -11,7 +11,7 @@ Named = tuple[dict[str, Any], Artifact]  # a row of run.json and its artifact
 INVALID = "JUDGE INVALID"  # the judge failed on texts whose order is known: no verdict of it counts
 JUDGE_KEYS = (
     "axes", "n_scored", "n_asked", "verdict", "why", "primary", "before", "changes", "words_used", "judge", "canaries",
-    "checks", "test", "margin", "minimum", "prompts_needed",
+    "checks", "test", "margin", "minimum", "prompts_needed", "pairwise", "choices", "judge_notes",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from posttrain.errors import PosttrainError
 from posttrain.rows import Row, read_rows, write_rows
 from posttrain.stages.asking import Account, Asker
 from posttrain.stages.checking import checked_rows, checked_samples
+from posttrain.stages.judge_cost import judge_calls
 from posttrain.stages.judges import RULE, JudgeChoice, check_choice, fitted, members, prompt_hash, refuse_self_judging
 from posttrain.stages.judging import Before, Rule, judge_metrics, shares, words_used
 from posttrain.stages.pairing import compare_steps
@@ -49,7 +50,7 @@ def check(config: JudgeConfig, where: str) -> None:
     from eval.story_rules import AXES
 
     check_choice(config, f"{where.partition(': ')[0]}: judge")
-    _chosen(config)
+    chosen_prompts(config)
     told = _told_of(config)
     graded = _graded(told)
     unknown = [axis for axis in graded if axis not in AXES] if config.judge == RULE else []
@@ -71,7 +72,7 @@ def ready(config: JudgeConfig) -> None:
         api_key(one.endpoint)
 
 
-def _rubric(config: JudgeConfig) -> "Rubric":
+def rubric_of(config: JudgeConfig) -> "Rubric":
     from eval.rubric import RubricError, load_rubric
 
     try:
@@ -88,7 +89,7 @@ def _told_of(config: JudgeConfig) -> "Brief":
     from eval.rubric import RubricError
 
     try:
-        return brief(_rubric(config))
+        return brief(rubric_of(config))
     except RubricError as error:
         raise PosttrainError(f"{config.rubric}: {error}") from None
 
@@ -96,6 +97,11 @@ def _told_of(config: JudgeConfig) -> "Brief":
 def _graded(told: "Brief") -> list[str]:
     """The axes that are scores from 1 to 10; the others ask for a choice among letters."""
     return [axis for axis in told.axes if axis not in told.choices]
+
+
+def shows_references(config: JudgeConfig) -> bool:
+    """Whether a language model is shown the reference answers of the prompts: where the rubric asks for them."""
+    return config.judge != RULE and _told_of(config).reference is not None
 
 
 def run(config: JudgeConfig, ctx: StageContext) -> Metrics:
@@ -112,9 +118,10 @@ def run(config: JudgeConfig, ctx: StageContext) -> Metrics:
         account = Account(journal, ctx)
         found = [Asker(one.endpoint, journal, ctx.run, config.budget, ctx.progress) for one in members(config)]
         for asker in found:
-            ctx.say(f"{asker.said}")
+            if not asker.schema:
+                ctx.say(asker.said)
         asks = [asker.ask for asker in found]
-        metrics = judge_with(fitted(config, _rubric(config), asks), config, ctx, at_once=True)
+        metrics = judge_with(fitted(config, rubric_of(config), asks), config, ctx, at_once=True)
         pairs = _pairs(config, ctx, asks)
         return {**metrics, **pairs, **account.spent(), "judge_notes": [asker.said for asker in found]}
 
@@ -126,9 +133,9 @@ def judge_with(fit: "Fit", config: JudgeConfig, ctx: StageContext, at_once: bool
     """
     from eval.canaries import CHUNK, checks, judge_blind, make
 
-    told, chosen = _told_of(config), _chosen(config)
+    told, chosen = _told_of(config), chosen_prompts(config)
     graded = _graded(told)
-    prompts, completions = _judged(config, ctx)
+    prompts, completions = judged_rows(config, ctx.inputs["judged"].path)
     training = _training(ctx)
     findings = _findings(config, ctx, training)
     canaries = make(chosen, config.seed)
@@ -142,7 +149,7 @@ def judge_with(fit: "Fit", config: JudgeConfig, ctx: StageContext, at_once: bool
             chosen,
             canaries,
             seed=config.seed,
-            with_references=told.reference is not None and config.judge != RULE,
+            with_references=shows_references(config),
             chunk=None if at_once else CHUNK,
             report=tick,
         )
@@ -176,14 +183,14 @@ def _pairs(config: JudgeConfig, ctx: StageContext, asks: "Sequence[Ask]") -> Met
     """Against the step before, where there is one and pairs are wanted."""
     if not config.pairwise or "before" not in ctx.inputs:
         return {}
-    prompts, new = _judged(config, ctx)
+    prompts, new = judged_rows(config, ctx.inputs["judged"].path)
     old = read_rows(ctx.inputs["before"].path / "completions.jsonl")
-    rows, figures = compare_steps(config, _rubric(config), asks, prompts, new, old)
+    rows, figures = compare_steps(config, rubric_of(config), asks, prompts, new, old)
     write_rows(ctx.out / "pairs.jsonl", rows)
     return {"pairwise": figures}
 
 
-def _chosen(config: JudgeConfig) -> "Sequence[Mapping[str, Any]]":
+def chosen_prompts(config: JudgeConfig) -> "Sequence[Mapping[str, Any]]":
     """Prompts for the canaries: the recipe's own, or the built-in ones where too few of these have a reference."""
     from eval.canaries import FEWEST_SENTENCES, PROMPTS, choose
 
@@ -203,7 +210,7 @@ def _training(ctx: StageContext) -> list[Row]:
 
 def _findings(config: JudgeConfig, ctx: StageContext, training: Sequence[Row]) -> "list[Finding]":
     prompts = read_rows(config.prompts)
-    if _kind(ctx) == "rows":
+    if not _holds_samples(ctx.inputs["judged"].path):
         return checked_rows(read_rows(ctx.inputs["judged"].path / "train.jsonl"), prompts)
     return checked_samples(ctx, {row["id"]: row for row in prompts}, training)
 
@@ -221,14 +228,13 @@ def _before(ctx: StageContext) -> Before | None:
     return Before(read_rows(previous.path / "verdicts.jsonl"), canaries)
 
 
-def _kind(ctx: StageContext) -> str:
-    return "samples" if (ctx.inputs["judged"].path / "completions.jsonl").is_file() else "rows"
+def _holds_samples(path: Path) -> bool:
+    return (path / "completions.jsonl").is_file()
 
 
-def _judged(config: JudgeConfig, ctx: StageContext) -> tuple[dict[str, Row], list[Row]]:
+def judged_rows(config: JudgeConfig, path: Path) -> tuple[dict[str, Row], list[Row]]:
     """Prompts by id and completions: a model's samples, or the first rows of a data step."""
-    path = ctx.inputs["judged"].path
-    if _kind(ctx) == "samples":
+    if _holds_samples(path):
         return {row["id"]: row for row in read_rows(config.prompts)}, read_rows(path / "completions.jsonl")
     rows = read_rows(path / "train.jsonl")[:ROWS_JUDGED]
     completions = [
@@ -258,7 +264,8 @@ JUDGE = Stage(
         "eval",
     ),
     check=check,
+    remote=judge_calls,
     among=refuse_self_judging,
     ready=ready,
-    also=lambda config: prompt_hash(config, _rubric(config)),
+    also=lambda config: prompt_hash(config, rubric_of(config)),
 )
