@@ -11,7 +11,7 @@ import torch
 from posttrain.lm.distillation.sampled_targets import TargetSettings
 from posttrain.lm.distillation.target_store import Origin, TargetStore
 
-ROWS = tiny_llama.some_rows(10)
+ROWS = [row._replace(supervised=[True, *row.supervised[1:]]) for row in tiny_llama.some_rows(10)]  # first: no target
 ORIGIN = Origin(tokenizer="tokenizer 1", teacher="teacher 1")
 SETTINGS = TargetSettings(vocabulary=tiny_llama.VOCABULARY, draws=6, seed=3)
 A_BLOCK = 3  # rows; the last of four blocks is shorter
