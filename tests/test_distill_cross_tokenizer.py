@@ -143,6 +143,7 @@ def test_prefixes_by_hand() -> None:
     assert prefix_lengths([(0, 3), (3, 7)], 7) == [0, 3, 7]
     assert prefix_lengths([(0, 1), (0, 1), (0, 1), (1, 4)], 4) == [0, NOWHERE, NOWHERE, 1, 4]
     assert prefix_lengths([(0, 3), (4, 7)], 7) == [0, 3, 7], "a tokenizer that drops the space has read it or not"
+    assert prefix_lengths([(0, 3), (0, 0), (3, 5)], 5) == [0, NOWHERE, 3, 5], "an inserted token gives nothing back"
     assert prefix_lengths([], 0) == [0]
 
 
@@ -381,3 +382,13 @@ def test_a_batch_without_aligned_positions_and_a_teacher_in_training_are_refused
         loss_of(nowhere)
     with pytest.raises(PosttrainError, match="teacher: it is in training mode"):
         loss_of(teacher=llama(SIZES.teacher).train())
+
+
+def test_a_token_that_nothing_comes_before_is_not_aligned() -> None:
+    bare = with_template(
+        "{% for m in messages %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% endfor %}"
+    )
+    talk = {"0": [{"role": "assistant", "content": "Once there was a dog."}]}
+    (row,) = rows_of(talk, student=bare)
+    (plain,) = rows_of(talk, student=TEACHER_CHAT)
+    assert 0 not in row.student_tokens and len(row.student_tokens) == len(plain.student_tokens) - 1

@@ -144,7 +144,7 @@ def test_training_a_student_leaves_its_teacher_alone() -> None:
     assert not torch.equal(student.state_dict()["model.norm.weight"], before["model.norm.weight"])
 
 
-def test_dtype_mode_and_generation_settings_are_the_teachers() -> None:
+def test_dtype_mode_attention_and_generation_settings_are_the_teachers() -> None:
     teacher = teacher_of(llama).to(torch.bfloat16)
     teacher.generation_config.eos_token_id = 7
     student = student_from_layers(teacher, [0, 5])
@@ -152,6 +152,9 @@ def test_dtype_mode_and_generation_settings_are_the_teachers() -> None:
     student.generation_config.eos_token_id = 8
     assert teacher.generation_config.eos_token_id == 7
     assert student_from_layers(teacher.train(), [0, 5]).training
+    assert student.config._attn_implementation == "sdpa"
+    teacher.set_attn_implementation("eager")
+    assert student_from_layers(teacher, [0, 5]).config._attn_implementation == "eager"
 
 
 def test_a_config_points_at_no_directory_of_the_teacher(tmp_path: Path) -> None:
