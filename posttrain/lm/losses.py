@@ -134,7 +134,7 @@ def cross_entropy_score(targets: Tensor) -> Score:
 def head_loss(model: Any, hidden: Tensor, score: Score, chunk: int = CHUNK) -> Tensor:
     """Summed loss of `score` over the model's logits at `hidden` [positions, size], differentiable.
 
-    `score` is called once a chunk, outside autograd, and returns the gradient itself.
+    `score` is called once a chunk, outside autograd, and returns the gradient itself; it may write it over the logits.
     """
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     head = causal_parts(model).head
