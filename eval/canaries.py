@@ -185,7 +185,7 @@ def checks(
 ) -> list[Check]:
     """One check a kind: identical texts tie on every prompt; gold is above a bad answer on `share` of them.
 
-    A tie is no win, and a canary without a score is not a pass.
+    A tie is no win, and a bad answer is not beaten where a score is missing.
     """
     grades: dict[str, dict[str, float]] = {}
     for canary, found in zip(canaries, verdicts, strict=True):
@@ -193,7 +193,8 @@ def checks(
         grades.setdefault(canary.kind, {})[canary.id] = math.nan if value is None else value
     gold = grades.pop(GOLD)
     twin = grades.pop(TWIN)
-    same = sum(abs(gold[key] - twin[key]) <= tie for key in gold)
+    both_lost = {key for key in gold if math.isnan(gold[key]) and math.isnan(twin[key])}  # one call, one lost answer
+    same = len(both_lost) + sum(abs(gold[key] - twin[key]) <= tie for key in gold)
     made = [Check("the same answer twice", len(gold), same, len(gold))]
     for kind, lost in grades.items():
         won = sum(gold[key] - lost[key] > tie for key in gold)  # false where one has no score

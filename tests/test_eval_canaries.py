@@ -201,7 +201,7 @@ def canary_verdicts(**scores: float | None) -> tuple[list[Canary], list[dict[str
 @pytest.mark.parametrize(
     ("gold", "twin", "bad", "passed"),
     [(9.0, 9.0, 8.9, (1, 1)), (9.0, 9.0, 9.0, (1, 0)), (9.0, 8.9, 1.0, (0, 1)), (9.0, 9.0, None, (1, 0)),
-     (None, None, 1.0, (0, 0)), (9.0, None, 1.0, (0, 1)), (1.0, 1.0, 9.0, (1, 0))],
+     (None, None, 1.0, (1, 0)), (9.0, None, 1.0, (0, 1)), (1.0, 1.0, 9.0, (1, 0))],
 )  # fmt: skip
 def test_a_tie_is_no_win_and_an_unscored_canary_is_no_pass(
     gold: float | None, twin: float | None, bad: float | None, passed: tuple[int, int]
