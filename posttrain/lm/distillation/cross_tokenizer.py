@@ -136,7 +136,7 @@ def universal_logit_loss(
     From 0 to 2 a position, without a unit; mix it with the student's cross entropy, since it does not say *which*
     token is likely. `num_items_in_batch` defaults to the batch's aligned positions; a trainer that accumulates
     gradients passes those of the whole step. Both heads run at aligned positions only, `chunk` at a time. The teacher
-    must be in eval mode; it is run without gradients. Source: Boizard et al. 2024, section 3.
+    must be in eval mode; it is run without gradients. Source: Boizard et al. 2024, arXiv 2402.12030.
     """
     if teacher.training:
         raise PosttrainError("teacher: it is in training mode; eval mode is needed. Call teacher.eval() first.")
@@ -168,7 +168,7 @@ def sorted_distance(*, teacher_logits: Tensor, student_logits: Tensor, temperatu
 
     p = softmax(teacher / T), q = softmax(student / T), each [positions, its own vocabulary]. With r the rank of token
     i and s_i = sign(q_i - p(r)), the derivative is q_i (s_i - Σ_j q_j s_j) / T. There is no factor T².
-    Source: Boizard et al. 2024, section 3: the Wasserstein distance where every move costs the same.
+    Source: Boizard et al. 2024: the Wasserstein distance in closed form, every move at one cost.
     """
     q, p = (
         torch.softmax(logits.detach() / temperature, -1, _precise(logits))

@@ -2,8 +2,9 @@
 
 The second phase is any loss over logits; the training loop switches. The projections that this phase needs live in
 a module of their own: they are trained and checkpointed beside the student and are not part of it.
-Source: Jiao et al. 2020, arXiv 1909.10351, equations 7 to 11. Their attention loss takes scores before the softmax;
-transformers hands out the maps after it, so those are compared here.
+Source: Jiao et al. 2020, arXiv 1909.10351: MSE(E^S W_e, E^T) for embeddings, MSE(H^S W_h, H^T) for layers and
+MSE(A^S, A^T) for attention. Their A are scores before the softmax; transformers hands out the maps after it, so
+those are compared here.
 """
 
 from collections.abc import Sequence
