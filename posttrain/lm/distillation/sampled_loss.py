@@ -90,7 +90,8 @@ def sampled_score(targets: SparseTargets, labels: Tensor, settings: TargetSettin
 def _sparse(logits: Tensor, targets: SparseTargets, rows: slice, temperature: float) -> Scored:
     """-T² Σ w ln softmax(logits / T) at the targets' ids, and its slope T (s Σw - w)."""
     ids, weights = targets.ids[rows], targets.weights[rows]
-    log_probs = torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1, dtype=torch.float32)
+    scaled = logits if temperature == 1 else logits.float() / temperature
+    log_probs = torch.log_softmax(scaled, dim=-1, dtype=torch.float32)
     loss = -(log_probs.gather(1, ids) * weights).sum()
     slope = log_probs.exp_().mul_(weights.sum(1, keepdim=True)).scatter_add_(1, ids, -weights)
     return Scored(loss * temperature**2, slope if temperature == 1 else slope.mul_(temperature))
