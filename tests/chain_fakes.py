@@ -78,6 +78,7 @@ class JudgeConfig(StepConfig):
     previous: str | None = None
     training: str | None = None
     rubric: InputPath
+    judge: str = "rule"
     axis: str = "instruct"
     minimum: float | None = None
     test: str | None = None

@@ -64,6 +64,8 @@ def test_a_plan_imports_no_torch(tmp_path: Path) -> None:
     assert not planned & set(HEAVY)
     assert "pydantic" in planned  # negative control: the check sees what is imported
     assert not imported_by("schema") & set(HEAVY)
+    remote = imported_by("plan", "tinystories", "--set", "judge.judge=openai:m", "--store", str(tmp_path))
+    assert not remote & {*HEAVY, "openai", "httpx"}  # what would be asked is counted, and nobody is asked
 
 
 def test_calibration_imports_no_torch(tmp_path: Path) -> None:
@@ -192,3 +194,24 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     command = f"{sys.executable} -m posttrain schema | head -c 10 > {tmp_path / 'out'}; echo ${{PIPESTATUS[0]}}"
     answer = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=PROJECT, timeout=60)
     assert answer.stdout == "0\n" and "Traceback" not in answer.stderr
+
+
+def test_eval_judges_again_and_writes_a_report_of_its_own(tmp_path: Path, cli: Any) -> None:
+    path, other = str(write_recipe(tmp_path)), tmp_path / "strict.md"
+    other.write_text("# be strict\n")
+    assert cli("run", path)[0] == 0
+    code, out, _ = cli("eval", path, "--rubric", str(other), "--json")
+    assert code == 0 and [step["name"] for step in json.loads(out)["steps"]] == ["base", "rows", "sft"]
+    folder = tmp_path / "runs/fake/eval-rule-strict"
+    assert "be strict" in (folder / "sft.judge/verdicts.txt").read_text() and (folder / "report.md").is_file()
+    code, out, _ = cli("eval", path, "--rubric", str(other), "--dry-run")
+    assert code == 0 and "0 of 8 to run" in out
+
+
+def test_eval_exits_as_a_run_would_where_a_gate_fails(tmp_path: Path, cli: Any) -> None:
+    path = str(write_recipe(tmp_path))
+    failing = ("--set", "sft.seed=13")
+    assert cli("run", path, *failing, "--set", "gate.on_fail=warn")[0] == 0
+    code, _, err = cli("eval", path, *failing)
+    assert code == 3 and "sft: the gate says FAIL" in err
+    assert cli("eval", path, *failing, "--set", "gate.on_fail=warn")[0] == 0

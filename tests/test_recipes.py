@@ -31,6 +31,17 @@ def test_every_shipped_recipe_is_planned(path: Path, monkeypatch: pytest.MonkeyP
     assert found[0] == found[1]
 
 
+def test_a_judge_that_is_a_model_of_the_chain_is_refused_unless_that_is_meant() -> None:
+    def planned(judge: str, *more: str) -> object:
+        recipe = load_recipe("tinystories", STAGES, [f"judge.judge={judge}", *more])
+        return build_graph(recipe, STAGES, None, commit_of)
+
+    with pytest.raises(PosttrainError, match=r"'openai:storyteller-1m': it is the model that is judged .*allow_self"):
+        planned("openai:storyteller-1m")
+    planned("openai:storyteller-1m", "judge.allow_self_judging=true")
+    planned("openai:storyteller-2m")
+
+
 def accepts(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> bool:
     """The part of JSON Schema that the recipe's schema uses."""
     if "$ref" in schema:
