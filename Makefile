@@ -1,11 +1,12 @@
 # Targets for people; the work is in `posttrain`. `make sft recipe=tinystories` runs the chain up to sft.
 .DEFAULT_GOAL := help
-.PHONY: help install run base generate sft plan report chat check test test-all bench clean
+.PHONY: help install run base generate sft plan eval report chat check test test-all bench clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 recipe ?= tinystories
 step ?=
+judge ?=
 
 help: ## this list
 	@grep -hE '^[a-z][a-z -]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-28s %s\n", $$1, $$2}'
@@ -31,6 +32,9 @@ base generate sft: install ## the chain up to this step, as in: make sft recipe=
 
 plan: install ## what would run
 	@$(BIN)/posttrain plan $(recipe)
+
+eval: install ## judge the latest run again, with judge=openai:MODEL say
+	@$(BIN)/posttrain eval $(recipe) $(if $(judge),--judge $(judge))
 
 report: install ## write report.html and report.md of the latest run
 	@$(BIN)/posttrain report $(recipe)
