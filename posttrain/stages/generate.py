@@ -1,4 +1,7 @@
-"""generate: instruction rows, told by the story world or derived from an existing corpus; clean and counted."""
+"""generate: instruction rows, clean and counted.
+
+The story world tells both sides, an existing corpus gives the answers, or a teacher writes them.
+"""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,17 +12,25 @@ from pydantic import Field, model_validator
 from posttrain.chain.stage import InputPath, Metrics, Stage, StageContext, StepConfig
 from posttrain.errors import PosttrainError
 from posttrain.rows import Row, read_rows, write_rows
+from posttrain.stages.teaching import SamplingSettings, Written, check_template, open_teacher, write_answers
 
 CHUNK = 1_000  # rows a journal file: what a killed run does not make again
+OF_A_TEACHER = ("sampling", "require_words")
 
 
 class GenerateConfig(StepConfig):
-    """`instructions` tells new stories; `backtranslate` derives instructions from the `text` rows of `source`."""
+    """`instructions` tells new stories; `backtranslate` derives instructions from the `text` rows of `source`.
+
+    A `teacher` answers the instructions in place of the story world.
+    """
 
     kind: Literal["generate"]
     generator: Literal["instructions", "backtranslate"] = "instructions"
     rows: int = Field(3_000, ge=10, description="rows to make; backtranslate stops earlier when the source ends")
     source: InputPath | None = Field(None, description="JSONL with a 'text' column, for backtranslate")
+    teacher: str | None = Field(None, description="who answers: a step, a local directory or a hub id")
+    sampling: SamplingSettings = SamplingSettings()
+    require_words: bool = Field(True, description="drop a teacher's answer that lacks a required word")
     hold_out: InputPath | None = Field(None, description="prompts that no row may equal; the judge's by default")
     near_duplicates: float = Field(0.8, gt=0, le=1, description="estimated Jaccard similarity that counts as equal")
     test_size: int = Field(100, ge=2, description="rows set aside to measure held-out answers on")
@@ -32,9 +43,20 @@ class GenerateConfig(StepConfig):
             raise ValueError("generator instructions takes no 'source'; use generator: backtranslate")
         return self
 
+    @model_validator(mode="after")
+    def _teacher_fits(self) -> "GenerateConfig":
+        if self.teacher is not None and self.generator != "instructions":
+            raise ValueError(f"generator {self.generator} has its answers already; delete 'teacher'")
+        idle = [name for name in OF_A_TEACHER if getattr(self, name) != type(self).model_fields[name].default]
+        if self.teacher is None and idle:
+            raise ValueError(f"{' and '.join(idle)}: for a teacher's answers, and there is none; add 'teacher'")
+        return self
+
 
 def check(config: GenerateConfig, where: str) -> None:
-    """Refuse a source with a broken line before any compute."""
+    """Refuse a source with a broken line, or a directory that cannot be asked, before any compute."""
+    if config.teacher is not None:
+        check_template(config.teacher, f"{where}.teacher")
     if config.source is not None:
         for _ in _texts(config.source):
             pass
@@ -45,13 +67,19 @@ def run(config: GenerateConfig, ctx: StageContext) -> Metrics:
     from data_gen.dedup import deduplicate
     from data_gen.holdout import drop_held_out
 
+    teacher = open_teacher(ctx.inputs["teacher"]) if config.teacher is not None else None
     rows, counts = _made(config, ctx)
     counts["control strings removed"] = _strip(rows)
+    prompts = read_rows(config.hold_out) if config.hold_out else []
+    written, not_asked = None, 0
+    if teacher is not None:
+        rows, not_asked = drop_held_out([_unanswered(row) for row in rows], prompts)
+        written = write_answers(teacher, rows, config.sampling, config.seed, config.require_words, ctx)
+        rows, counts = written.rows, counts | written.counts
     with ctx.progress(len(rows), "rows compared") as tick:
         rows, same = deduplicate(rows, config.near_duplicates, tick)
-    prompts = read_rows(config.hold_out) if config.hold_out else []
     rows, held = drop_held_out(rows, prompts)
-    counts |= same | {"equal to a held-out prompt": held}
+    counts |= same | {"equal to a held-out prompt": not_asked + held}
     if len(rows) < 2 * config.test_size:
         raise PosttrainError(
             f"generate: {len(rows)} rows are left ({_shown(counts)}); at least {2 * config.test_size} are needed "
@@ -62,12 +90,28 @@ def run(config: GenerateConfig, ctx: StageContext) -> Metrics:
     write_rows(ctx.out / "test.jsonl", (row for at, row in enumerate(rows) if at in held_out))
     write_rows(ctx.out / "train.jsonl", (row for at, row in enumerate(rows) if at not in held_out))
     kept = len(rows) - config.test_size
+    by = config.generator if teacher is None else f"{config.generator}, answered by {teacher.reference}"
     return {
-        "summary": f"{kept:,} rows by {config.generator}, {config.test_size} held out; dropped: {_shown(counts)}",
+        "summary": f"{kept:,} rows by {by}, {config.test_size} held out; dropped: {_shown(counts)}",
         "rows": kept,
         "rows_held_out": config.test_size,
         "counts": counts,
+        **(_teacher_metrics(written, len(rows)) if written else {}),
     }
+
+
+def _teacher_metrics(written: Written, left: int) -> Metrics:
+    """What the teacher wrote, and the share of its answers that are left."""
+    return {
+        "answers": written.answers,
+        "share_kept": round(left / written.answers, 4),
+        "teacher_tokens": written.tokens,
+        "tokens_per_second": written.tokens_per_second,
+    }
+
+
+def _unanswered(row: Row) -> Row:
+    return {**row, "messages": row["messages"][:-1]}
 
 
 def _shown(counts: dict[str, int]) -> str:
@@ -132,8 +176,17 @@ GENERATE = Stage(
     version=1,
     config=GenerateConfig,
     makes="rows",
-    inputs={},
+    inputs={"teacher": frozenset({"model"})},
     run=run,
-    sources=("posttrain/stages/generate.py", "data_gen"),
+    sources=(
+        "posttrain/stages/generate.py",
+        "posttrain/stages/teaching.py",
+        "posttrain/engines/transformers_engine.py",
+        "posttrain/lm/chat.py",
+        "posttrain/lm/models.py",
+        "data_gen",
+        "eval/words.py",
+    ),
+    outside=frozenset({"teacher"}),
     check=check,
 )

@@ -1,0 +1,156 @@
+"""A teacher's answers to instructions: sampled in fixed blocks, and kept only where nothing is wrong with them.
+
+A faulty answer is dropped whole and counted by its first fault. None is repaired: what a student learns is what its
+teacher wrote.
+"""
+
+import re
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pydantic import Field
+
+from posttrain.chain.paths import find_path
+from posttrain.chain.stage import Config, Input, StageContext
+from posttrain.errors import PosttrainError
+from posttrain.rows import Row, read_rows
+
+if TYPE_CHECKING:
+    from posttrain.engines.transformers_engine import Completion
+    from posttrain.lm.chat import ChatFormat
+
+CUT, EMPTY, CONTROL, WORD = "cut", "empty", "with a control string", "without a required word"  # in this order
+FAULTS = (CUT, EMPTY, CONTROL, WORD)
+TEMPLATE_SET = re.compile(r'"chat_template"\s*:\s*["\[{]')  # null is none
+
+
+class SamplingSettings(Config):
+    """How a teacher is sampled. Its context bounds `max_new_tokens`."""
+
+    temperature: float = Field(0.7, ge=0, description="0 is greedy")
+    max_new_tokens: int = Field(512, ge=1, description="longest answer; a cut one is dropped")
+    block_size: int = Field(100, ge=1, description="answers sampled together; another size gives other bytes")
+
+
+class Teacher(NamedTuple):
+    """Who writes, and how it is asked. `identity` is what its weights are, never how a recipe calls them."""
+
+    path: Path
+    identity: str
+    reference: str
+    chat: "ChatFormat"
+
+
+class Written(NamedTuple):
+    """Rows with the teacher's answers, and how many had which fault; `answers` and `tokens` count all, kept or not."""
+
+    rows: list[Row]
+    counts: dict[str, int]
+    answers: int
+    tokens: int
+    tokens_per_second: float | None  # written in this call; None: a killed run had written all
+
+
+def check_template(reference: str, where: str) -> None:
+    """Refuse a local directory without a chat template before any step runs. A name without "/" may be a step's."""
+    path = find_path(reference)
+    if "/" not in reference or not path.is_dir() or (path / "chat_template.jinja").is_file():
+        return
+    config = path / "tokenizer_config.json"
+    if not config.is_file() or not TEMPLATE_SET.search(config.read_text(encoding="utf-8")):
+        raise PosttrainError(
+            f"{where}: {reference} has no chat template; one is needed to ask it. "
+            "Name a model that chats, or the step that taught it to."
+        )
+
+
+def open_teacher(source: Input) -> Teacher:
+    """The teacher without its weights: a tokenizer or template that cannot be used is an error here, before any work.
+
+    A hub model is fetched.
+    """
+    from posttrain.hub.fetch import local_directory
+    from posttrain.lm.chat import ChatFormat
+    from posttrain.lm.models import load_tokenizer
+
+    path = local_directory(source)
+    return Teacher(path, source.identity, source.reference, ChatFormat(load_tokenizer(path), source.reference))
+
+
+def write_answers(
+    teacher: Teacher,
+    rows: Sequence[Row],
+    settings: SamplingSettings,
+    seed: int,
+    require_words: bool,
+    ctx: StageContext,
+) -> Written:
+    """Answers to rows whose messages end with the user's, in their order; finished blocks of a killed run are kept."""
+    from posttrain.engines.transformers_engine import Prompt, Sampling, sample
+    from posttrain.lm.device import device
+    from posttrain.lm.models import load_model
+
+    prompts = [Prompt(row["id"], teacher.chat.render(row["messages"], add_generation_prompt=True).ids) for row in rows]
+    how = Sampling(settings.max_new_tokens, settings.temperature, seed, settings.block_size)
+    blocks = ctx.work / "answers"
+    known: int = sum(row["tokens"] for path in sorted(blocks.glob("*.jsonl")) for row in read_rows(path))
+    model = load_model(teacher.path).to(device())
+    started = time.perf_counter()
+
+    def rate(tokens: int) -> float:
+        return max(tokens - known, 0) / (time.perf_counter() - started)
+
+    with ctx.progress(len(prompts), "answers") as tick:
+
+        def report(done: int, tokens: int) -> None:
+            tick(done, f"{rate(tokens):,.0f} tokens/s")
+
+        found = sample(model, teacher.chat.tokenizer, teacher.chat.stop_ids, prompts, how, blocks, report)
+    tokens = sum(answer.tokens for answer in found.values())
+    speed = round(rate(tokens), 1) if tokens > known else None
+    kept, counts = _kept(teacher, rows, found, require_words)
+    return Written(kept, counts, len(rows), tokens, speed)
+
+
+def _kept(
+    teacher: Teacher, rows: Sequence[Row], found: "dict[str, Completion]", require_words: bool
+) -> tuple[list[Row], dict[str, int]]:
+    controls = control_strings(teacher.chat)
+    counts = dict.fromkeys(FAULTS, 0)
+    kept = []
+    for row in rows:
+        answer = found[row["id"]]
+        wrong = fault(answer, row["words"] if require_words else (), controls)
+        if wrong is not None:
+            counts[wrong] += 1
+            continue
+        messages = [*row["messages"], {"role": "assistant", "content": answer.text}]
+        kept.append({**row, "messages": messages, "teacher": teacher.identity})
+    return kept, counts
+
+
+def fault(answer: "Completion", words: Sequence[str], controls: Collection[str]) -> str | None:
+    """The first of FAULTS that an answer has: none of `controls` in any disguise, and all `words` in some form."""
+    from data_gen.strip import strip_control
+    from eval.words import missing
+
+    if not answer.stopped:
+        return CUT
+    if not answer.text.strip():
+        return EMPTY
+    if strip_control(answer.text, controls)[1]:
+        return CONTROL
+    return WORD if missing(answer.text, words) else None
+
+
+def control_strings(chat: "ChatFormat") -> frozenset[str]:
+    """What no answer may hold: our chat tokens and the teacher's added tokens, special or not.
+
+    Some tokenizers add runs of white space; those are text.
+    """
+    from posttrain.lm.tokenizer import CHAT_TOKENS
+
+    added = {token.content for token in chat.tokenizer.added_tokens_decoder.values()}
+    return frozenset(text for text in (*CHAT_TOKENS, *added) if text.strip())
