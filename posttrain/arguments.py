@@ -69,6 +69,8 @@ def _voting(command: Callable[..., argparse.ArgumentParser]) -> None:
     calibrate.add_argument("--judge", action="append", required=True, metavar="JUDGE", dest="judges", help=text)
     text = "pairs or scores: our JSON lines, or PandaLM's or LLMBar's file as it is"
     calibrate.add_argument("--labels", type=Path, required=True, metavar="FILE", help=text)
+    text = "the recipe whose latest run was voted on: judge all its pairs, and correct the win rate by the votes"
+    calibrate.add_argument("--run", metavar="RECIPE", help=text)
     text = "what an endpoint is told to look for (eval/rubrics/assistant.md)"
     calibrate.add_argument("--rubric", type=Path, default="eval/rubrics/assistant.md", metavar="FILE", help=text)
     calibrate.add_argument(

@@ -43,11 +43,11 @@ def hold_vote(
     said: a break must not tell the voter anything.
     """
     steps = chosen_steps(nodes, chosen.step, chosen.against, where)
-    pairs, equal = find_pairs(nodes, steps, prompts, where)
+    found = find_pairs(nodes, steps, prompts, where)
     with LabelFile(chosen.out or votes_path(folder, steps)) as file:
-        ballot = Ballot(pairs, steps, file, chosen.seed)
-        if equal:
-            console.print(f"{equal} pairs are left out: both completions are the same text", markup=False)
+        ballot = Ballot(found.pairs, steps, file, chosen.seed)
+        if found.equal:
+            console.print(f"{found.equal} pairs are left out: both completions are the same text", markup=False)
         try:
             if chosen.page:
                 _serve(ballot, console)
@@ -60,7 +60,7 @@ def hold_vote(
             "steps": steps._asdict(),
             "pairs": ballot.total,
             "voted": ballot.voted,
-            "equal": equal,
+            "equal": found.equal,
         }
 
 

@@ -29,6 +29,11 @@ class Pair(NamedTuple):
     b: str
     asked: Row  # what the prompt asks for, where the file of prompts is still the one that was sampled
 
+    @property
+    def prompt_id(self) -> str:
+        """The prompt's id in the file of prompts."""
+        return self.id.rpartition("/")[0]
+
 
 class Steps(NamedTuple):
     """Two sampled steps of a run."""
@@ -38,10 +43,15 @@ class Steps(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The pairs to vote on, and how many were left out because both completions are the same text."""
+    """The pairs to vote on, and the prompt's id of each pair left out because both completions are the same text."""
 
     pairs: list[Pair]
-    equal: int
+    same: list[str]
+
+    @property
+    def equal(self) -> int:
+        """How many pairs were left out."""
+        return len(self.same)
 
 
 def chosen_steps(nodes: Sequence[Named], step: str | None, against: str | None, where: str) -> Steps:
@@ -99,7 +109,7 @@ def find_pairs(nodes: Sequence[Named], steps: Steps, prompts: Path | None, where
             f"{where}: '{steps.a}' and '{steps.b}' wrote the same text on all {len(same)} prompts; completions that "
             "differ are needed. Choose other steps with --step and --against."
         )
-    return Found(pairs, len(same) - len(pairs))
+    return Found(pairs, [str(a["id"]) for a, b in same if a["text"] == b["text"]])
 
 
 def _key(row: Row) -> tuple[str, int]:
@@ -118,8 +128,18 @@ def _asked(prompts: Path | None, samples: Artifact) -> dict[str, Row]:
 
 
 def shuffled(pairs: Sequence[Pair], seed: int) -> list[Pair]:
-    """First samples before second ones, each in an order drawn by the seed."""
-    return sorted(pairs, key=lambda pair: (pair.sample, random.Random(f"{seed} order {pair.id}").random()))
+    """One pair of every prompt before any second one, each round in an order drawn by the seed.
+
+    So the prompts voted on first are a random sample of all that have a pair, also where some first samples are equal.
+    """
+    samples: dict[str, list[int]] = {}
+    for pair in sorted(pairs, key=lambda pair: pair.sample):
+        samples.setdefault(pair.prompt_id, []).append(pair.sample)
+
+    def place(pair: Pair) -> tuple[int, float]:
+        return samples[pair.prompt_id].index(pair.sample), random.Random(f"{seed} order {pair.id}").random()
+
+    return sorted(pairs, key=place)
 
 
 def a_first(pair: Pair, seed: int) -> bool:
