@@ -36,6 +36,7 @@ class SFTSettings:
     packing: bool | None = None  # None: where a flash attention kernel makes it pay
     save_every_steps: int = 200
     trainer: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = "sft"  # the step that errors name
 
 
 class LossPoint(NamedTuple):
@@ -54,6 +55,7 @@ class TrainResult(NamedTuple):
     steps: int
     seconds: float
     packing: bool
+    sampled_tokens: int = 0  # of `supervised_tokens`: those that the model itself wrote, in on-policy distillation
 
 
 def mixed_precision() -> bool:
@@ -68,8 +70,11 @@ def train(
     settings: SFTSettings,
     checkpoint_dir: Path,
     on_step: OnStep,
+    make_trainer: Callable[..., Any] | None = None,
 ) -> TrainResult:
     """Train `model` in place on `rows`; continue from the newest checkpoint in `checkpoint_dir`, if any.
+
+    `make_trainer` is called in place of `SupervisedTrainer` where the loss is another one.
 
     A checkpoint is written every `save_every_steps` and the newest two are kept; the caller removes the
     directory when it has saved the model. A continued run ends with the bytes of an uninterrupted one
@@ -84,7 +89,7 @@ def train(
     checkpoint_dir.mkdir(parents=True, exist_ok=True)
     done = checkpoints(checkpoint_dir)
     packing = packs(model) if settings.packing is None else settings.packing
-    trainer = SupervisedTrainer(model, _trl_config(settings, checkpoint_dir), rows, on_step, packing)
+    trainer = (make_trainer or SupervisedTrainer)(model, _trl_config(settings, checkpoint_dir), rows, on_step, packing)
     try:
         with causal_blocks(model, active=trainer.args.bf16 and trainer.args.device.type == "cpu"):
             trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
@@ -98,6 +103,7 @@ def train(
         steps=trainer.state.global_step,
         seconds=sum(entry["seconds"] for entry in steps),
         packing=packing,
+        sampled_tokens=int(sum(entry.get("sampled_tokens", 0) for entry in steps)),
     )
 
 
@@ -184,7 +190,7 @@ def _trl_config(settings: SFTSettings, checkpoint_dir: Path) -> Any:
     defaults = {"gradient_checkpointing": False, "optim": "adamw_torch_fused", "dataloader_pin_memory": cuda}
     known = {f.name for f in fields(TrainingArguments)} | {"gradient_checkpointing", "activation_offloading"}
     for name in settings.trainer:
-        _check_trainer_field(name, ours, sorted(known))
+        _check_trainer_field(name, ours, sorted(known), settings.kind)
     with warnings.catch_warnings():  # TRL's own default is a field that transformers has renamed
         warnings.simplefilter("ignore", FutureWarning)
         return SFTConfig(**{**defaults, **settings.trainer, **ours})
@@ -200,11 +206,11 @@ def check_trainer(settings: SFTSettings, where: str) -> None:
         raise PosttrainError(f"{where}.trainer: {error}. Correct that field, or leave it out.") from None
 
 
-def _check_trainer_field(name: str, ours: Mapping[str, Any], allowed: Sequence[str]) -> None:
+def _check_trainer_field(name: str, ours: Mapping[str, Any], allowed: Sequence[str], kind: str) -> None:
     if name in ours:
         raise PosttrainError(
-            f"trainer.{name}: is set by sft itself (to {ours[name]!r}); only other TrainingArguments "
-            "fields are allowed. Use the setting of sft, or leave it out."
+            f"trainer.{name}: is set by {kind} itself (to {ours[name]!r}); only other TrainingArguments "
+            f"fields are allowed. Use the setting of {kind}, or leave it out."
         )
     if name not in allowed:
         near = get_close_matches(name, allowed, n=1)

@@ -140,18 +140,22 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        """The supervised cross entropy, under autocast (which the Trainer puts on `model.forward` alone)."""
+        """The loss under autocast, which the Trainer puts on `model.forward` alone."""
         self._counts["tokens"] += int(inputs["tokens"].sum())
         self._counts["supervised_tokens"] += int((inputs["labels"][:, 1:] != IGNORED).sum())
         with self.accelerator.autocast():
-            return supervised_cross_entropy(
-                self.model,
-                inputs["input_ids"],
-                None,
-                inputs["labels"],
-                num_items_in_batch,
-                position_ids=inputs.get("position_ids"),
-            )
+            return self._loss(inputs, num_items_in_batch)
+
+    def _loss(self, inputs: Any, num_items_in_batch: Any) -> Tensor:
+        """The cross entropy at supervised positions; distillation puts another one in its place."""
+        return supervised_cross_entropy(
+            self.model,
+            inputs["input_ids"],
+            None,
+            inputs["labels"],
+            num_items_in_batch,
+            position_ids=inputs.get("position_ids"),
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Keep each step's figures in the trainer's state, so in checkpoints, and hand them to `on_step`."""

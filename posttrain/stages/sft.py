@@ -5,9 +5,16 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from posttrain.chain.stage import Config, Metrics, Progress, Stage, StageContext, StepConfig
+from posttrain.chain.stage import Config, Metrics, Progress, Stage, StageContext
 from posttrain.errors import PosttrainError
-from posttrain.rows import Row, read_rows
+from posttrain.stages.training import (
+    TrainingConfig,
+    check_context,
+    check_dropped,
+    read_conversations,
+    render,
+    trainer_settings,
+)
 
 
 class LoraSettings(Config):
@@ -21,8 +28,8 @@ class LoraSettings(Config):
     use_dora: bool = False
 
 
-class SFTConfig(StepConfig):
-    """TRL's names; `trainer` passes any further field of transformers' TrainingArguments through."""
+class SFTConfig(TrainingConfig):
+    """What training reads, and what only sft has."""
 
     kind: Literal["sft"]
     model: str
@@ -30,20 +37,8 @@ class SFTConfig(StepConfig):
     lora: LoraSettings = LoraSettings()
     full: bool = Field(False, description="train every weight instead of a LoRA")
     learning_rate: float = Field(2e-3, gt=0)
-    num_train_epochs: float = Field(1.0, gt=0)
-    per_device_train_batch_size: int = Field(8, ge=1)
-    gradient_accumulation_steps: int = Field(1, ge=1)
-    warmup_ratio: float = Field(0.03, ge=0, lt=1)
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    bf16: bool | None = Field(None, description="by default where this machine is faster with it")
-    max_length: int = Field(512, ge=8, description="tokens; longer rows are dropped whole, never cut")
-    max_dropped: float = Field(0.25, ge=0, le=1, description="share of dropped rows above which the step fails")
     packing: bool | None = Field(None, description="rows end to end without padding; by default with flash attention")
     attn_implementation: str | None = Field(None, description="transformers' name, such as flash_attention_2")
-    save_steps: int = Field(200, ge=1, description="steps between checkpoints")
-    trainer: dict[str, Any] = Field(default_factory=dict)
 
 
 def check(config: SFTConfig, where: str) -> None:
@@ -70,14 +65,9 @@ def run(config: SFTConfig, ctx: StageContext) -> Metrics:
     chat = ChatFormat(tokenizer, str(path))
     rows, dropped = _token_rows(ctx.inputs["data"].path / "train.jsonl", chat, config.max_length, ctx.progress)
     held, _ = _token_rows(ctx.inputs["data"].path / "test.jsonl", chat, config.max_length, ctx.progress)
-    _check_dropped(config, len(rows), dropped, len(held))
+    check_dropped(config, len(rows), dropped, len(held))
     model = load_model(path).to(device())
-    context = model.config.get_text_config().max_position_embeddings
-    if config.max_length > context:
-        raise PosttrainError(
-            f"sft.max_length: {config.max_length}; at most {context}, the context of {ctx.inputs['model'].reference}, "
-            f"is allowed. Set sft.max_length={context} or less."
-        )
+    check_context(config, model, ctx.inputs["model"].reference)
     if config.attn_implementation is not None:
         _set_attention(model, config.attn_implementation)
     torch.manual_seed(config.seed)  # the adapter's first values come from the global generator
@@ -111,68 +101,15 @@ def _set_attention(model: Any, name: str) -> None:
 
 def _token_rows(path: Path, chat: Any, max_length: int, progress: Progress) -> tuple[list[Any], int]:
     """Rendered rows that fit `max_length`, and how many did not."""
-    from posttrain.lm.chat import check_rendering
-
-    rows = read_rows(path)
-    for number, row in enumerate(rows, start=1):
-        _check_row(row, path, number)
-    check_rendering(chat, rows[0]["messages"])
-    with progress(len(rows), "rows rendered") as tick:
-        rendered = []
-        for row in rows:
-            rendered.append(chat.row(row["id"], row["messages"]))
-            tick(len(rendered))
+    rendered = render(read_conversations(path), chat, progress)
     kept = [row for row in rendered if len(row.input_ids) <= max_length]
     return kept, len(rendered) - len(kept)
 
 
-def _check_dropped(config: SFTConfig, kept: int, dropped: int, held: int) -> None:
-    if dropped > config.max_dropped * (kept + dropped):
-        raise PosttrainError(
-            f"data: {dropped:,} of {kept + dropped:,} rows are longer than max_length {config.max_length}; at most "
-            f"{config.max_dropped:.0%} may be dropped (max_dropped). Raise one of the two, or shorten the rows."
-        )
-    if held < 2:
-        raise PosttrainError(
-            f"data: {held} held-out rows fit max_length {config.max_length}; at least 2 are needed. "
-            "Raise max_length, or set more rows aside (test_size of the step that makes them)."
-        )
-
-
-def _check_row(row: Row, path: Path, number: int) -> None:
-    messages = row.get("messages")
-    shaped = isinstance(messages, list) and all(
-        isinstance(message, dict) and {"role", "content"} <= message.keys() and isinstance(message["content"], str)
-        for message in messages
-    )
-    if not shaped or not messages:
-        raise PosttrainError(
-            f"{path}, row {number}: no list of messages with 'role' and 'content'; one is needed. Correct the row."
-        )
-    if messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip():
-        raise PosttrainError(
-            f"{path}, row {number}: no assistant text at its end; an answer is needed. Correct or delete the row."
-        )
-
-
 def _settings(config: SFTConfig) -> Any:
-    from posttrain.lm.sft import SFTSettings
+    from dataclasses import replace
 
-    return SFTSettings(
-        learning_rate=config.learning_rate,
-        epochs=config.num_train_epochs,
-        batch_size=config.per_device_train_batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        warmup_ratio=config.warmup_ratio,
-        lr_scheduler_type=config.lr_scheduler_type,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        bf16=config.bf16,
-        seed=config.seed,
-        packing=config.packing,
-        save_every_steps=config.save_steps,
-        trainer=config.trainer,
-    )
+    return replace(trainer_settings(config), packing=config.packing)
 
 
 def _save(model: Any, tokenizer: Any, config: SFTConfig, ctx: StageContext, source: Path) -> None:
@@ -244,7 +181,7 @@ SFT = Stage(
     makes="model",
     inputs={"model": frozenset({"model"}), "data": frozenset({"rows"})},
     run=run,
-    sources=("posttrain/stages/sft.py", "posttrain/lm"),
+    sources=("posttrain/stages/sft.py", "posttrain/stages/training.py", "posttrain/lm"),
     outside=frozenset({"model"}),
     check=check,
 )

@@ -1,0 +1,114 @@
+"""Training on a teacher: what is minimised falls, an interruption changes no byte, the teacher stays as it was."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from distill_pair import llama
+from tiny_llama import STEADY, VOCABULARY, some_rows, weights_hash
+
+from posttrain.errors import PosttrainError
+from posttrain.lm.distillation.held_out import row_divergence
+from posttrain.lm.distillation.logit_loss import LogitDistillation
+from posttrain.lm.distillation.objectives import Logits
+from posttrain.lm.distillation.training import Objective, distil
+from posttrain.lm.sft import SFTSettings, TrainResult
+
+torch.set_num_threads(1)
+ROWS, HELD = some_rows(24), some_rows(8, seed=9)
+TEACHER = llama(24, 1, VOCABULARY).eval().requires_grad_(False)
+LONGER = replace(STEADY, learning_rate=1e-2, epochs=5)
+
+
+def student() -> Any:
+    return llama(16, 0, VOCABULARY)
+
+
+def logits(folder: Path) -> Objective:
+    return Logits(TEACHER, LogitDistillation(alpha=0.0), VOCABULARY)
+
+
+METHODS: dict[str, Callable[[Path], Objective]] = {"logits": logits}
+each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+
+
+def fit(
+    model: Any,
+    objective: Objective,
+    folder: Path,
+    settings: SFTSettings = STEADY,
+    on_step: Callable[[int, int, dict[str, float]], None] = lambda step, steps, logs: None,
+) -> TrainResult:
+    return distil(model, ROWS, objective, settings=settings, checkpoint_dir=folder / "checkpoints", on_step=on_step)
+
+
+def bytes_of(model: Any) -> str:
+    found = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        found.update(name.encode() + tensor.numpy().tobytes())
+    return found.hexdigest()
+
+
+@each_method
+def test_the_loss_and_the_distance_to_the_teacher_fall(method: Callable[[Path], Objective], tmp_path: Path) -> None:
+    model, before = student(), bytes_of(TEACHER)
+    distance = torch.tensor(row_divergence(model, TEACHER, HELD, VOCABULARY)).mean()
+    curve = [loss for _, loss in fit(model, method(tmp_path), tmp_path, LONGER).loss_curve]
+    assert sum(curve[-5:]) < 0.9 * sum(curve[:5])
+    assert torch.tensor(row_divergence(model, TEACHER, HELD, VOCABULARY)).mean() < 0.9 * distance
+    assert bytes_of(TEACHER) == before
+
+
+@each_method
+@pytest.mark.parametrize("last", [2, 8])
+def test_an_interrupted_run_ends_with_the_bytes_of_an_uninterrupted_one(
+    method: Callable[[Path], Objective], last: int, tmp_path: Path
+) -> None:
+    def stop(step: int, steps: int, logs: dict[str, float]) -> None:
+        if step == last:
+            raise KeyboardInterrupt
+
+    whole, resumed = student(), student()
+    expected = fit(whole, method(tmp_path / "whole"), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(student(), method(tmp_path / "c"), tmp_path / "c", on_step=stop)
+    seen: list[int] = []
+    result = fit(resumed, method(tmp_path / "c"), tmp_path / "c", on_step=lambda step, *_: seen.append(step))
+    assert seen[0] == (last - 1) // 3 * 3 + 1
+    assert weights_hash(resumed, tmp_path / "b") == weights_hash(whole, tmp_path / "a")
+    assert result._replace(seconds=0) == expected._replace(seconds=0)
+
+
+@pytest.mark.parametrize("method", [logits])
+def test_splitting_a_batch_into_accumulation_steps_changes_no_loss(
+    method: Callable[[Path], Objective], tmp_path: Path
+) -> None:
+    def curve(batch_size: int, accumulation: int) -> list[float]:
+        settings = replace(STEADY, batch_size=batch_size, gradient_accumulation_steps=accumulation)
+        folder = tmp_path / f"{batch_size}x{accumulation}"
+        return [loss for _, loss in fit(student(), method(folder), folder, settings).loss_curve]
+
+    whole = curve(8, 1)
+    assert max(abs(a - b) for a, b in zip(curve(2, 4), whole, strict=True)) <= 1e-5
+
+
+def test_the_distance_of_a_row_is_the_mean_over_its_supervised_tokens() -> None:
+    model = student().eval()
+    found = row_divergence(model, TEACHER, HELD, VOCABULARY, batch_size=3)
+    for row, nats in zip(HELD, found, strict=True):
+        with torch.no_grad():
+            q, p = (m(input_ids=torch.tensor([row.input_ids])).logits[0, :-1].log_softmax(-1) for m in (model, TEACHER))
+        wanted = (p.exp() * (p - q)).sum(-1)[torch.tensor(row.supervised[1:])].mean()
+        assert nats == pytest.approx(float(wanted), rel=1e-4)
+    assert max(row_divergence(TEACHER, TEACHER, HELD, VOCABULARY)) < 1e-6
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+    broken = llama(24, 1, VOCABULARY).eval().requires_grad_(False)
+    broken.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(PosttrainError, match="step 1: the loss is nan"):
+        fit(student(), Logits(broken, LogitDistillation(), VOCABULARY), tmp_path)
