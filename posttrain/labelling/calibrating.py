@@ -92,10 +92,8 @@ def calibrate(specs: Sequence[str], path: Path, remote: Remote, run: Run | None 
         labels = read_labels(text, str(path))
         asks = asked(text, labels)
         votes = None if run is None else run_votes(run, path, text, labels)
-        if votes is None:
-            judges = known_judges(specs, labels, asks, remote)
-        else:
-            judges = known_judges(specs, votes.labels(), votes.asked(), remote)
+        given, known = (labels, asks) if votes is None else (votes.labels(), votes.asked())
+        judges = known_judges(specs, given, known, remote)
         judged = {judge.name: judge.judge() for judge in judges}
         on_labels = judged if votes is None else {name: _on_labels(found, votes) for name, found in judged.items()}
         rows = calibration(
@@ -131,7 +129,7 @@ def _ranked(rows: Sequence[Row], judged: Mapping[str, Judged], votes: RunVotes) 
 
 
 def _run_notes(votes: RunVotes, asks: Asked) -> list[str]:
-    notes = [f"All {len(votes.pairs):,} pairs of the run that differ were judged: a cost is that of all of them."]
+    notes = [f"Judges were given all {len(votes.pairs):,} pairs of the run that differ; a cost is that of all of them."]
     here = votes.asked()
     return notes + [CHANGED] * any(asks[key] != here[key] for key in votes.people)
 
