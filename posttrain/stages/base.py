@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from posttrain.chain.stage import Config, InputPath, Metrics, Stage, StageContext, StepConfig
 from posttrain.errors import PosttrainError
+from posttrain.lm.growth import Growth
 from posttrain.lm.pretraining import Architecture, Pretraining
 from posttrain.rows import read_rows
 
@@ -46,6 +47,8 @@ class BaseConfig(StepConfig):
     kind: Literal["base"]
     model: str | None = Field(None, description="a local directory or a hub id org/name@revision")
     architecture: Architecture | None = None
+    grow: Growth | None = Field(None, description="make `model` larger, with the same logits, before it is trained on")
+    dtype: Literal["float32", "bfloat16"] | None = Field(None, description="what weights are saved in; as they came")
     tokenizer: TokenizerConfig = TokenizerConfig()
     corpus: CorpusConfig = CorpusConfig()
     training: Pretraining = Pretraining()
@@ -54,6 +57,8 @@ class BaseConfig(StepConfig):
     def _one_source(self) -> "BaseConfig":
         if (self.model is None) == (self.architecture is None):
             raise ValueError("exactly one of 'model' and 'architecture' is needed")
+        if self.model is None and (self.grow is not None or self.dtype is not None):
+            raise ValueError("'grow' and 'dtype' change a model that there is; they need 'model'")
         if self.architecture and self.training.sequence_length > self.architecture.max_position_embeddings:
             raise ValueError(
                 f"training.sequence_length {self.training.sequence_length} must be at most "
@@ -69,22 +74,26 @@ def run(config: BaseConfig, ctx: StageContext) -> Metrics:
     torch.manual_seed(config.seed)
     if config.architecture is not None:
         return _from_scratch(config, config.architecture, ctx)
-    return _from_model(ctx)
+    return _from_model(config, ctx)
 
 
-def _from_model(ctx: StageContext) -> Metrics:
-    """Copy a model that can chat as it is; give one that cannot the chat tokens it lacks."""
+def _from_model(config: BaseConfig, ctx: StageContext) -> Metrics:
+    """Copy a model that can chat as it is; give one that cannot the chat tokens it lacks; make it larger if asked."""
     from posttrain.hub.fetch import local_directory
     from posttrain.lm.chat import ChatFormat
+    from posttrain.lm.growth import grown
     from posttrain.lm.models import add_chat_tokens, load_model, load_tokenizer, parameters, save_model
 
     source = local_directory(ctx.inputs["model"])
     tokenizer = load_tokenizer(source)
     model = load_model(source)
     new_ids: list[int] = []
+    if config.grow is not None:
+        model = grown(model, config.grow, config.seed)
     if tokenizer.chat_template is None:
         new_ids = add_chat_tokens(model, tokenizer)
-        save_model(model, tokenizer, ctx.out)
+    if new_ids or _altered(config):
+        save_model(_bf16(model) if config.dtype == "bfloat16" else model, tokenizer, ctx.out)
     else:
         for pattern in COPIED:
             for file in sorted(source.glob(pattern)):
@@ -92,14 +101,23 @@ def _from_model(ctx: StageContext) -> Metrics:
     ChatFormat(tokenizer, str(source))  # refuse a template that cannot be trained before anything else runs
     size = parameters(model)
     added = f", {len(new_ids)} chat tokens added" if new_ids else ""
+    added += ", grown" if config.grow is not None else ""
     return {
         "summary": f"{ctx.inputs['model'].reference}: {size / 1e6:.2f}M parameters{added}",
         "parameters": size,
         "vocabulary": len(tokenizer),
         "new_token_ids": new_ids,
         # What an adapter names as its base: a local directory left as it was, else this artifact, which has the files.
-        "reference": None if new_ids or source != ctx.inputs["model"].path else ctx.inputs["model"].reference,
+        "reference": None if _changed(config, new_ids, source, ctx) else ctx.inputs["model"].reference,
     }
+
+
+def _altered(config: BaseConfig) -> bool:
+    return config.grow is not None or config.dtype is not None
+
+
+def _changed(config: BaseConfig, new_ids: list[int], source: Path, ctx: StageContext) -> bool:
+    return bool(new_ids) or _altered(config) or source != ctx.inputs["model"].path
 
 
 def _from_scratch(config: BaseConfig, shape: Architecture, ctx: StageContext) -> Metrics:
