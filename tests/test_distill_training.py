@@ -4,24 +4,29 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 import torch
 from distill_pair import llama
 from tiny_llama import STEADY, VOCABULARY, some_rows, weights_hash
+from torch import Tensor
 
 from posttrain.errors import PosttrainError
 from posttrain.lm.distillation.held_out import row_divergence
 from posttrain.lm.distillation.logit_loss import LogitDistillation
-from posttrain.lm.distillation.objectives import Logits
-from posttrain.lm.distillation.training import Objective, distil
+from posttrain.lm.distillation.objectives import Cached, Logits
+from posttrain.lm.distillation.sampled_targets import TargetSettings
+from posttrain.lm.distillation.target_store import Origin, TargetStore
+from posttrain.lm.distillation.training import Batch, Objective, distil
 from posttrain.lm.sft import SFTSettings, TrainResult
 
 torch.set_num_threads(1)
-ROWS, HELD = some_rows(24), some_rows(8, seed=9)
+ROWS, HELD = some_rows(12), some_rows(8, seed=9)
+SHORT = replace(STEADY, save_every_steps=2)  # six steps in two epochs
 TEACHER = llama(24, 1, VOCABULARY).eval().requires_grad_(False)
-LONGER = replace(STEADY, learning_rate=1e-2, epochs=5)
+LONGER = replace(STEADY, epochs=8)
 
 
 def student() -> Any:
@@ -32,7 +37,13 @@ def logits(folder: Path) -> Objective:
     return Logits(TEACHER, LogitDistillation(alpha=0.0), VOCABULARY)
 
 
-METHODS: dict[str, Callable[[Path], Objective]] = {"logits": logits}
+def cached(folder: Path) -> Objective:
+    store = TargetStore(folder / "targets", ROWS, Origin("tokenizer", "teacher"), TargetSettings(VOCABULARY))
+    store.make(TEACHER)
+    return Cached(store, alpha=0.0)
+
+
+METHODS: dict[str, Callable[[Path], Objective]] = {"logits": logits, "cached": cached}
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
 
 
@@ -40,7 +51,7 @@ def fit(
     model: Any,
     objective: Objective,
     folder: Path,
-    settings: SFTSettings = STEADY,
+    settings: SFTSettings = SHORT,
     on_step: Callable[[int, int, dict[str, float]], None] = lambda step, steps, logs: None,
 ) -> TrainResult:
     return distil(model, ROWS, objective, settings=settings, checkpoint_dir=folder / "checkpoints", on_step=on_step)
@@ -64,7 +75,7 @@ def test_the_loss_and_the_distance_to_the_teacher_fall(method: Callable[[Path], 
 
 
 @each_method
-@pytest.mark.parametrize("last", [2, 8])
+@pytest.mark.parametrize("last", [pytest.param(2, marks=pytest.mark.slow), 5])
 def test_an_interrupted_run_ends_with_the_bytes_of_an_uninterrupted_one(
     method: Callable[[Path], Objective], last: int, tmp_path: Path
 ) -> None:
@@ -78,7 +89,7 @@ def test_an_interrupted_run_ends_with_the_bytes_of_an_uninterrupted_one(
         fit(student(), method(tmp_path / "c"), tmp_path / "c", on_step=stop)
     seen: list[int] = []
     result = fit(resumed, method(tmp_path / "c"), tmp_path / "c", on_step=lambda step, *_: seen.append(step))
-    assert seen[0] == (last - 1) // 3 * 3 + 1
+    assert seen[0] == (last - 1) // 2 * 2 + 1
     assert weights_hash(resumed, tmp_path / "b") == weights_hash(whole, tmp_path / "a")
     assert result._replace(seconds=0) == expected._replace(seconds=0)
 
@@ -94,6 +105,38 @@ def test_splitting_a_batch_into_accumulation_steps_changes_no_loss(
 
     whole = curve(8, 1)
     assert max(abs(a - b) for a, b in zip(curve(2, 4), whole, strict=True)) <= 1e-5
+
+
+def test_a_batch_says_which_rows_it_holds(tmp_path: Path) -> None:
+    class Spy(Logits):
+        def loss(self, student: Any, batch: Batch, items: Tensor) -> Tensor:
+            for number, ids in zip(batch["rows"].tolist(), batch["input_ids"].tolist(), strict=True):
+                row = ROWS[number].input_ids
+                seen.append(ids[: len(row)] == row)
+            return super().loss(student, batch, items)
+
+    seen: list[bool] = []
+    fit(student(), Spy(TEACHER, LogitDistillation(), VOCABULARY), tmp_path)
+    assert seen == [True] * 24
+
+
+def test_many_cached_draws_train_as_the_whole_distribution_does(tmp_path: Path) -> None:
+    class OfOtherRows(Cached):
+        def loss(self, student: Any, batch: Batch, items: Tensor) -> Tensor:
+            return super().loss(student, {**batch, "rows": batch["rows"].roll(1)}, items)
+
+    def distance(objective: Objective, name: str) -> float:
+        model = student()
+        fit(model, objective, tmp_path / name, LONGER)
+        return fmean(row_divergence(model, TEACHER, ROWS, VOCABULARY))
+
+    store = TargetStore(
+        tmp_path / "targets", ROWS, Origin("tokenizer", "teacher"), TargetSettings(VOCABULARY, draws=255)
+    )
+    store.make(TEACHER)
+    online = distance(logits(tmp_path), "online")
+    assert distance(Cached(store, alpha=0.0), "cached") == pytest.approx(online, rel=0.05)
+    assert distance(OfOtherRows(store, alpha=0.0), "others") > 1.1 * online
 
 
 def test_the_distance_of_a_row_is_the_mean_over_its_supervised_tokens() -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -235,7 +236,7 @@ def test_thinking_is_kept_or_stripped_and_an_answer_of_nothing_else_is_dropped(
 # Interruption
 
 
-@pytest.mark.parametrize("method", ["sequence", "logits"])
+@pytest.mark.parametrize("method", [pytest.param("sequence", marks=pytest.mark.slow), "logits"])
 def test_a_stopped_stage_continues_to_the_same_bytes(
     method: str, pair: tuple[Path, Path], rows: Path, tmp_path: Path
 ) -> None:
@@ -247,6 +248,27 @@ def test_a_stopped_stage_continues_to_the_same_bytes(
     assert weights(tmp_path / "c") == weights(tmp_path / "whole")
     timed = {"tokens_per_second"}
     assert {k: v for k, v in resumed.items() if k not in timed} == {k: v for k, v in whole.items() if k not in timed}
+
+
+def test_a_teacher_stopped_while_it_is_cached_goes_on_with_the_next_block(
+    pair: tuple[Path, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from posttrain.lm.distillation import target_store
+
+    monkeypatch.setattr(target_store, "TargetStore", partial(target_store.TargetStore, rows_per_block=8))
+    whole = distil(tmp_path / "whole", pair, rows, method="cached")
+    for stop in (Stop("rows read by the teacher", 16), Stop("step", 3)):
+        with pytest.raises(KeyboardInterrupt):
+            distil(tmp_path / "c", pair, rows, stop=stop, method="cached")
+    other = context(tmp_path / "c", teacher=replace(given(pair[1]), identity="1" * 64), data=given(rows))
+    with pytest.raises(PosttrainError, match=r"made for teacher 0{64} in fp32; teacher 1{64} in fp32 is needed"):
+        run("distill", other, layers=1, teacher="t", data="d", method="cached", **QUICK)
+    resumed = distil(tmp_path / "c", pair, rows, method="cached")
+    assert weights(tmp_path / "c") == weights(tmp_path / "whole")
+    cache = whole["cache"]
+    assert (cache["blocks"], cache["made"], resumed["cache"]["made"]) == (4, 4, 0)
+    assert cache["supervised_tokens"] == whole["supervised_tokens"] and cache["tokens_verified"] > 0
+    assert 12 < cache["bytes_per_token"] < 200 and cache["tokens_per_second"] > 0
 
 
 # What is refused

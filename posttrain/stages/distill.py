@@ -9,12 +9,14 @@ from posttrain.chain.stage import Metrics, Stage, StageContext
 from posttrain.lm.pretraining import Architecture
 from posttrain.stages.training import TrainingConfig, check_dropped, trainer_settings
 
-Method = Literal["sequence", "logits"]
+Method = Literal["sequence", "logits", "cached"]
 READ_BY: Mapping[str, tuple[Method, ...]] = {  # settings that not every method reads
     "divergence": ("logits",),
     "beta": ("logits",),
-    "temperature": ("logits",),
-    "alpha": ("logits",),
+    "temperature": ("logits", "cached"),
+    "alpha": ("logits", "cached"),
+    "draws": ("cached",),
+    "proposal": ("cached",),
 }
 
 
@@ -37,6 +39,8 @@ class DistillConfig(TrainingConfig):
         1.0, gt=0, description="of both distributions in the loss, which is scaled by its square"
     )
     alpha: float = Field(0.5, ge=0, lt=1, description="weight of the cross entropy; the rest is the teacher's")
+    draws: int = Field(12, ge=1, le=255, description="ids drawn from the teacher's distribution at each position")
+    proposal: float = Field(1.0, gt=0, description="below 1, draws look more into the tail; still unbiased")
 
     @model_validator(mode="after")
     def _one_student(self) -> "DistillConfig":

@@ -1,8 +1,10 @@
 """Which loss a method of `distill` trains with, made ready, and what it has to tell about itself."""
 
+import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from posttrain.chain.stage import Metrics, StageContext
+from posttrain.stages.training import trainer_settings
 
 if TYPE_CHECKING:
     from posttrain.lm.distillation.training import Objective
@@ -21,6 +23,8 @@ def choose(config: "DistillConfig", ctx: StageContext, pair: "Pair", rows: "Exam
     """The method's loss over these rows."""
     if config.method == "sequence":
         return Chosen(None, {})
+    if config.method == "cached":
+        return _cached(config, ctx, pair, rows)
     return Chosen(_logits(config, pair), {})
 
 
@@ -29,5 +33,32 @@ def _logits(config: "DistillConfig", pair: "Pair") -> "Objective":
     from posttrain.lm.distillation.objectives import Logits
 
     settings = LogitDistillation(config.divergence, config.beta, config.temperature, config.alpha)
+    return Logits(pair.teacher, settings, _shared(pair))
+
+
+def _cached(config: "DistillConfig", ctx: StageContext, pair: "Pair", rows: "Examples") -> Chosen:
+    """The teacher reads every row once, 1 % of it again, and leaves the device."""
+    from posttrain.lm.distillation.objectives import Cached
+    from posttrain.lm.distillation.sampled_targets import TargetSettings
+    from posttrain.lm.distillation.target_store import Origin, TargetStore
+    from posttrain.lm.distillation.training import as_in_training, runs_in_bf16
+
+    training = trainer_settings(config)
+    precision = "bf16" if runs_in_bf16(training) else "fp32"
+    tokenizer = hashlib.sha256(pair.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    origin = Origin(tokenizer, f"{ctx.inputs['teacher'].identity} in {precision}")
+    settings = TargetSettings(_shared(pair), config.draws, config.temperature, config.proposal, config.seed)
+    store = TargetStore(ctx.work / "targets", rows.student, origin, settings)
+    with as_in_training(pair.teacher, training):
+        with ctx.progress(len(rows.student), "rows read by the teacher") as tick:
+            made = store.make(pair.teacher, tick)
+        verified = store.verify(pair.teacher, seed=config.seed)
+    pair.teacher.to("cpu")
+    rate = None if made.tokens_per_second is None else round(made.tokens_per_second, 1)
+    figures = {**made._asdict(), "tokens_per_second": rate, "tokens_verified": verified}
+    return Chosen(Cached(store, config.alpha), {"cache": figures})
+
+
+def _shared(pair: "Pair") -> int:
     assert pair.real_ids is not None, "load_pair has compared the vocabularies"
-    return Logits(pair.teacher, settings, pair.real_ids)
+    return pair.real_ids

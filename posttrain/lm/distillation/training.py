@@ -8,6 +8,7 @@ the student and are no part of it.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -125,7 +126,7 @@ def distil(
 
     Rows are never packed. The objective's teacher must be in eval mode, without gradients, on the student's device.
     """
-    in_blocks = (mixed_precision() if settings.bf16 is None else settings.bf16) and device() == "cpu"
+    in_blocks = runs_in_bf16(settings) and device() == "cpu"
     run = partial(
         train,
         student,
@@ -139,6 +140,22 @@ def distil(
         return run()
     with causal_blocks(objective.teacher, active=in_blocks):
         return run()
+
+
+def runs_in_bf16(settings: SFTSettings) -> bool:
+    """Whether training computes under bf16 autocast."""
+    return mixed_precision() if settings.bf16 is None else settings.bf16
+
+
+@contextmanager
+def as_in_training(teacher: Any, settings: SFTSettings) -> Iterator[None]:
+    """The teacher computes alone as it would beside the student: in the same precision, with the same attention."""
+    bf16 = runs_in_bf16(settings)
+    with (
+        causal_blocks(teacher, active=bf16 and device() == "cpu"),
+        torch.autocast(device(), torch.bfloat16, enabled=bf16),
+    ):
+        yield
 
 
 def _numbered(rows: Sequence[Mapping[str, Any]]) -> Batch:
