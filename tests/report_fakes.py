@@ -1,12 +1,12 @@
 """Records of runs that never ran, for laws of the report: artifacts on the disk with the shapes that stages write."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from posttrain.chain.identity import digest, sha256_file
 from posttrain.chain.store import Artifact
-from posttrain.report.records import Named
+from posttrain.report.records import PANEL, Named
 from posttrain.rows import Row, write_rows
 
 AXES = ("grammar", "instruct", "plot")
@@ -15,13 +15,35 @@ CANARIES = [
     {"name": "sentences shuffled", "asked": 20, "passed": 20, "needed": 18, "ok": True},
     {"name": "empty", "asked": 20, "passed": 3, "needed": 18, "ok": False},
 ]
+RULE, MODEL = "rule (a proxy)", "openai:gpt-4o-mini"
+PAIRWISE = {
+    "n_asked": 24,
+    "n_scored": 24,
+    "win_rate": {"score": 0.6458, "low": 0.5123, "high": 0.7793},
+    "length_controlled": {"score": 0.6042, "low": 0.4711, "high": 0.7241},
+    "flip_rate": 0.125,
+    "first_share": 0.5532,
+}
+ASKED = {
+    "judge_notes": ["gpt-4o-mini at https://api.example.org/v1 enforces json_schema"],
+    "choices": {"age_group": {"3 or under": 0.0, "4 to 5": 0.7083, "6 to 7": 0.2917, "8 to 9": 0.0}},
+    "remote_calls": 448,
+    "remote_tokens": 91_234,
+    "cost_usd": 0.0179,
+}
 
 
 class Run:
-    """Adds nodes to a run, one artifact directory each."""
+    """Adds nodes to a run, one artifact directory each; `by` judges on `axes`."""
 
-    def __init__(self, folder: Path, texts: Mapping[str, str] | None = None) -> None:
-        self.folder, self.texts = folder, dict(texts or {})
+    def __init__(
+        self,
+        folder: Path,
+        texts: Mapping[str, str] | None = None,
+        by: str = RULE,
+        axes: Sequence[str] = AXES,
+    ) -> None:
+        self.folder, self.texts, self.by, self.axes = folder, dict(texts or {}), by, axes
         self.nodes: list[Named] = []
         self.prompts = folder / "prompts.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +59,7 @@ class Run:
         kind: str,
         metrics: Mapping[str, Any],
         inputs: Mapping[str, str] | None = None,
-        rows: tuple[str, list[Row]] | None = None,
+        rows: Mapping[str, list[Row]] | None = None,
         config: Mapping[str, Any] | None = None,
         joules: dict[str, float] | None = None,
     ) -> None:
@@ -49,8 +71,8 @@ class Run:
         }
         path = self.folder / f"{name}-entry"
         path.mkdir(parents=True)
-        if rows is not None:
-            write_rows(path / rows[0], rows[1])
+        for file, content in (rows or {}).items():
+            write_rows(path / file, content)
         record = {
             "kind": kind,
             "version": 1,
@@ -85,7 +107,7 @@ class Run:
         ]
         metrics = {"summary": "24 completions", "completions": 24, "stopped": 0.8, "tokens": 2400}
         config = {"prompts": sha256_file(self.prompts)}
-        self.add(f"{step}.samples", "samples", metrics, {"model": step}, ("completions.jsonl", rows), config)
+        self.add(f"{step}.samples", "samples", metrics, {"model": step}, {"completions.jsonl": rows}, config)
 
     def judge(self, step: str, level: float, previous: str | None = None, of_rows: bool = False, **more: Any) -> None:
         """Verdicts round `level`; the reason says where they come from."""
@@ -94,15 +116,19 @@ class Run:
             {
                 "id": key,
                 "sample": 0,
-                "axes": {axis: {"score": score, "reason": f"{axis} of {step} at {key}"} for axis in AXES},
+                "axes": {axis: {"score": score, "reason": f"{axis} of {step} at {key}"} for axis in self.axes},
             }
             for key, score in low.items()
         ]
+        if self.by != RULE:
+            for at, row in enumerate(rows):
+                row["choices"] = {"age_group": {"score": 2 if at < 17 else 3, "reason": "its words"}}
+            more = ASKED | ({"pairwise": PAIRWISE} if previous else {}) | more
         axis = {"score": level, "low": level - 0.4, "high": level + 0.3}
         metrics: dict[str, Any] = {
-            "judge": "rule (a proxy)",
-            "primary": "instruct",
-            "axes": dict.fromkeys(AXES, axis),
+            "judge": self.by,
+            "primary": "instruct" if "instruct" in self.axes else self.axes[0],
+            "axes": dict.fromkeys(self.axes, axis),
             "n_scored": 24,
             "n_asked": 24,
             "verdict": "PASS" if previous else "BASELINE",
@@ -110,15 +136,34 @@ class Run:
             "words_used": {"share": level / 10, "low": level / 10 - 0.05, "high": level / 10},
         }
         if previous:
-            metrics["changes"] = {key: {"score": 1.5, "low": 1.0, "high": 2.0} for key in AXES}
+            metrics["changes"] = {key: {"score": 1.5, "low": 1.0, "high": 2.0} for key in self.axes}
         inputs = {"judged": step if of_rows else f"{step}.samples"}
-        inputs |= {"previous": f"{previous}.judge"} if previous else {}
-        self.add(f"{step}.judge", "judge", metrics | more, inputs, ("verdicts.jsonl", rows))
+        inputs |= {"before": f"{previous}.samples", "previous": f"{previous}.judge"} if previous else {}
+        files = {"verdicts.jsonl": rows} | ({"pairs.jsonl": compared(self.by)} if "pairwise" in more else {})
+        self.add(f"{step}.judge", "judge", metrics | more, inputs, files)
 
 
-def whole_chain(folder: Path, texts: Mapping[str, str] | None = None, **of_last_judge: Any) -> Run:
+def compared(by: str) -> list[Row]:
+    """Pairs of all prompts: won in both orders, won in the first place only, lost in both, and so on."""
+    sides = [("new", "new", 1.0), ("new", "old", 0.5), ("old", "old", 0.0)]
+    rows = []
+    for at in range(24):
+        one, other, score = sides[at % 3]
+        said = {"new_first": _side(one, "its end is an end"), "old_first": _side(other, "the fox has a wish")}
+        win = {"score": score, "reason": "both orders"}
+        lengths = {"new_length": 500 + at, "old_length": 480}
+        judges = dict.fromkeys(PANEL.split(by), said)
+        rows.append({"id": f"p{at:02d}", "sample": 0, "win": win, **lengths, "sides": judges})
+    return rows
+
+
+def _side(outcome: str | None, reason: str) -> dict[str, str | None]:
+    return {"outcome": outcome, "reason": reason}
+
+
+def whole_chain(folder: Path, texts: Mapping[str, str] | None = None, by: str = RULE, **of_last_judge: Any) -> Run:
     """A base that was pretrained, rows, and a model tuned on them, all judged."""
-    run = Run(folder, texts)
+    run = Run(folder, texts, by)
     pretrained = {
         "summary": "0.1M parameters from scratch",
         "documents": 990,

@@ -42,10 +42,10 @@ def test_packing_is_told_as_it_was_recorded(
 
 def test_a_step_costs_what_it_and_its_samples_and_its_judge_took(tmp_path: Path) -> None:
     run = whole_chain(tmp_path)
-    run.nodes[-1][1].record["metrics"] |= {"remote_calls": 3, "cost_usd": 0.5}
+    run.nodes[-1][1].record["metrics"] |= {"remote_calls": 3, "remote_tokens": 70, "cost_usd": 0.5}
     base, rows, sft = costs(run.nodes)
     assert base.total_seconds == 183.0 and rows.total_seconds == 122.0 and rows.samples_seconds is None
-    assert (base.calls, base.usd, sft.calls, sft.usd) == (0, 0.0, 3, 0.5)
+    assert (base.calls, base.tokens, base.usd) == (0, 0, 0.0) and (sft.calls, sft.tokens, sft.usd) == (3, 70, 0.5)
     assert sft.joules is None
 
 
@@ -59,6 +59,12 @@ def test_figures_are_short_and_have_units() -> None:
     assert [wording.duration(value) for value in (0.3, 25, 234, 4320)] == ["0.3 s", "25 s", "3.9 min", "1 h 12 min"]
     assert [wording.memory(value) for value in (517, 1120)] == ["517 MB", "1.12 GB"]
     assert [wording.energy(value) for value in (None, 840, 12300)] == ["not measured", "840 J", "12.3 kJ"]
+    assert [wording.dollars(value) for value in (0, 0.00001, 0.0042, 1234.5)] == [
+        "$0.00",
+        "<$0.0001",
+        "$0.0042",
+        "$1,234.50",
+    ]
     assert [wording.change(value) for value in (None, 0.44, -1.2, -0.01)] == ["", "+0.4", "−1.2", "±0"]
     assert dict(wording.flat({"lora": {"r": 16}, "full": False, "trainer": {}, "model": None})) == {
         "lora.r": "16", "full": "no", "trainer": "none", "model": "not set"

@@ -64,6 +64,12 @@ return [...document.querySelectorAll("svg text")].filter((text) => text.checkVis
 }).map((text) => text.textContent);
 """
 
+# What a judge says that reaches out of its cell.
+SPILLED = """
+return [...document.querySelectorAll(".says .why, .note")].filter((part) => part.checkVisibility())
+  .filter((part) => part.scrollWidth > part.clientWidth + 1).map((part) => part.textContent.slice(0, 40));
+"""
+
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -84,6 +90,23 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rows(now, rows)
     path = folder / "report.html"
     path.write_text(page("a run", run.nodes, run.prompts, lambda word: frozenset({word})), encoding="utf-8")
+    os.fsync = fsync
+    return path
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a run that a panel of two has judged, with markup and no space in what they say."""
+    folder = tmp_path_factory.mktemp("asked")
+    fsync, os.fsync = os.fsync, no_wait
+    names = ["openai:org/a-model-of-a-long-name-8b", "openai:b"]
+    run = whole_chain(folder, by="+".join(names), judge_notes=[STORY])
+    pairs = run.nodes[-1][1].path / "pairs.jsonl"
+    side = {"outcome": "old", "reason": f"{STORY} {'word' * 60}"}
+    sides = {name: {"new_first": side, "old_first": side} for name in names}
+    write_rows(pairs, [row | {"sides": sides} for row in read_rows(pairs)])
+    path = folder / "report.html"
+    path.write_text(page("asked", run.nodes, run.prompts, lambda word: frozenset({word})), encoding="utf-8")
     os.fsync = fsync
     return path
 
@@ -220,3 +243,25 @@ def test_nothing_is_cut_off_at_any_width(opened: Any, width: int) -> None:
 def test_on_paper_everything_is_open(opened: Any) -> None:
     opened.execute_script("dispatchEvent(new Event('beforeprint'))")
     assert opened.execute_script("return [...document.querySelectorAll('details')].every((part) => part.open)")
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1240), ("dark", 500)])
+def test_what_language_models_say_can_be_read_stays_inside_and_runs_nothing(
+    window: Any, asked: Path, scheme: str, width: int
+) -> None:
+    window.set_window_size(width, 900)
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    window.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    assert faults(window, asked) == [] and window.execute_script("return window.ran") is None
+    window.execute_script("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    found = window.execute_script(CONTRAST)
+    assert {"lead note", "order"} <= {text[2] for text in found} and [text for text in found if text[0] < 4.5] == []
+    wide, room = window.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    assert wide <= room and window.execute_script(CLIPPED) == window.execute_script(SPILLED) == []
+    choose(window, "axis", "plot")
+    said = [
+        part for part in window.find_elements(By.CSS_SELECTOR, ".prompt:first-child .says li") if part.is_displayed()
+    ]
+    assert [part.text.split()[0] for part in said] == ["plot", "plot", "against"]  # of the base, of sft, and the pair
+    window.execute_script("document.querySelectorAll('.why').forEach((why) => { why.style.overflowWrap = 'normal'; })")
+    assert window.execute_script(SPILLED) != []  # negative control

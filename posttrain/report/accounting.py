@@ -1,4 +1,4 @@
-"""What a run took and where its rows went: rows, time, memory, energy, calls, from the records alone."""
+"""What a run took and where its rows went: rows, time, memory, energy, remote calls, from the records alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +38,7 @@ class Cost:
     peak_memory_mb: float
     joules: float | None
     calls: int
+    tokens: int
     usd: float
 
     @property
@@ -119,6 +120,7 @@ def costs(nodes: Sequence[Named]) -> list[Cost]:
                 max(record["provenance"]["peak_memory_mb"] for record in records),
                 total_joules([record["provenance"] for record in records]),
                 sum(int(record["metrics"].get("remote_calls", 0)) for record in records),
+                sum(int(record["metrics"].get("remote_tokens", 0)) for record in records),
                 sum(float(record["metrics"].get("cost_usd", 0)) for record in records),
             )
         )

@@ -63,13 +63,13 @@ def tiles(nodes: Sequence[Named], steps: Sequence[Step], spent: Sequence[Cost]) 
     hungriest = max(spent, key=lambda cost: cost.peak_memory_mb)
     joules = [cost.joules for cost in spent]
     measured = sum(value for value in joules if value is not None) if None not in joules else None
-    calls, usd = sum(cost.calls for cost in spent), sum(cost.usd for cost in spent)
+    usd = sum(cost.usd for cost in spent)
     return [
         *scored,
         Tile("time", wording.duration(seconds), f"most of it {longest.step}"),
         Tile("peak memory", wording.memory(hungriest.peak_memory_mb), f"in {hungriest.step}"),
         Tile("energy", wording.energy(measured), _energy_short(spent), counts=measured is not None),
-        Tile("cost", f"${usd:.2f}", f"{calls:,} remote calls"),
+        Tile("cost", wording.dollars(usd), _calls(spent)),
     ]
 
 
@@ -99,6 +99,11 @@ def _words_tile(way: Sequence[Step]) -> list[Tile]:
     if len(used) > 1 and used[0]:
         value = f"{used[0]['share']:.0%} → {value}"
     return [Tile("words used", value, f"of those required [{used[-1]['low']:.0%}, {used[-1]['high']:.0%}]")]
+
+
+def _calls(spent: Sequence[Cost]) -> str:
+    calls, tokens = sum(cost.calls for cost in spent), sum(cost.tokens for cost in spent)
+    return f"{calls:,} remote calls" + (f", {tokens:,} tokens" if tokens else "")
 
 
 def _energy_short(spent: Sequence[Cost]) -> str:

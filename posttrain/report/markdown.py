@@ -1,26 +1,24 @@
 """The report as Markdown: readable in any editor, made without any further package."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from posttrain.report.accounting import costs
+from posttrain.report.model_judge import judge_notes, remarks
 from posttrain.report.records import INVALID, Named, judge_name, sample_rows, score_text, steps_of
+from posttrain.report.wording import dollars
 from posttrain.rows import write_text
+
+MARKUP = re.compile(r"[\\`*<\[]")
 
 
 def report_markdown(recipe: str, nodes: Sequence[Named]) -> str:
     """The chain, the judge's axes, samples, and what every step recorded."""
     steps = steps_of(nodes)
-    parts = [f"# {recipe}", "", *_chain_table(steps), ""]
-    judges = ", ".join(dict.fromkeys(judge_name(step["judge"]) for step in steps if step["judge"])) or "none"
-    scale = f"Judge: {judges}. Scores are 1-10 with a 95 % interval, prompts as clusters."
-    parts += ["## Judge", "", scale, *_judge_table(steps), ""]
-    for step in steps:
-        if step["judge"]:
-            kept = f" The model of {step['kept']} is handed on in its place." if step["kept"] else ""
-            ruling = f"{step['judge']['verdict']}: {step['judge']['why']}{kept}"
-            parts += [f"- **{step['name']}** {ruling}", *_canaries(step)]
+    parts = [f"# {recipe}", "", *_chain_table(steps), "", "## Judge", "", *_judged(nodes, steps)]
     columns, rows = sample_rows(nodes, 5)
     if rows:
         parts += ["", "## Samples", ""]
@@ -38,6 +36,35 @@ def report_markdown(recipe: str, nodes: Sequence[Named]) -> str:
 
 def _quoted(text: str) -> str:
     return text.replace("\n", "\n> ")
+
+
+def _plain(text: str) -> str:
+    """One line that Markdown shows as it is: an endpoint's words may hold markup."""
+    return MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
+
+
+def _judged(nodes: Sequence[Named], steps: Sequence[dict[str, Any]]) -> list[str]:
+    """The axes of every step, the gate's word, and what a language model as judge adds."""
+    judges = ", ".join(dict.fromkeys(judge_name(step["judge"]) for step in steps if step["judge"])) or "none"
+    scale = f"Judge: {judges}. Scores are 1-10 with a 95 % interval, prompts as clusters."
+    lines, found = [scale, *_judge_table(steps), ""], remarks(nodes)
+    for step in steps:
+        if step["judge"]:
+            kept = f" The model of {step['kept']} is handed on in its place." if step["kept"] else ""
+            ruling = f"{step['judge']['verdict']}: {step['judge']['why']}{kept}"
+            lines += [f"- **{step['name']}** {ruling}", *_canaries(step)]
+            lines += [f"  - {one.about}: {one.text}" for one in found if one.step == step["name"]]
+    for note in [*map(_plain, judge_notes(nodes)), *_calls(nodes)]:
+        lines += ["", note]
+    return lines
+
+
+def _calls(nodes: Sequence[Named]) -> list[str]:
+    """What went over the network, where anything did."""
+    spent = costs(nodes)
+    calls, tokens = sum(cost.calls for cost in spent), sum(cost.tokens for cost in spent)
+    usd = dollars(sum(cost.usd for cost in spent))
+    return [f"The run sent {calls:,} remote calls: {tokens:,} tokens, {usd}."] if calls else []
 
 
 def _chain_table(steps: Sequence[dict[str, Any]]) -> list[str]:

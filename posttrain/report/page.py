@@ -18,7 +18,8 @@ from posttrain.report import chain_graph, plots, wording
 from posttrain.report.accounting import costs, row_accounts
 from posttrain.report.glance import energy_note, step_lines, tiles
 from posttrain.report.lineage import lineage_of, versions_of
-from posttrain.report.records import INVALID, Named, judge_name, score_text, steps_of
+from posttrain.report.model_judge import judge_notes, remarks
+from posttrain.report.records import INVALID, Named, judge_name, score_text, step_before, steps_of
 from posttrain.report.samples import Forms, Shown, Verdict, shown_prompts
 from posttrain.rows import write_text
 
@@ -45,15 +46,18 @@ def _environment() -> Environment:
     made.filters |= {
         "change": wording.change,
         "count": wording.count,
+        "dollars": wording.dollars,
         "duration": wording.duration,
         "energy": wording.energy,
         "memory": wording.memory,
+        "tight": lambda text: text.replace(" %", "\u00a0%"),
         "verdict_class": wording.verdict_class,
         "verdict_sign": wording.verdict_sign,
         "score": lambda axis, sign="": score_text(axis, sign).replace("-", "−"),
         "number": lambda value: "" if value is None else f"{value:g}",
         "point": lambda value: "–" if value is None else f"{value:.1f}",
         "of": _score_of,
+        "sided": lambda score: "dim" if score in (None, 0.5) else "rose" if score > 0.5 else "fell",
         "short": lambda text, most: text if len(text) <= most else text[: most - 1] + "…",
     }
     return made
@@ -96,6 +100,8 @@ def page(recipe: str, nodes: Sequence[Named], prompts: Path | None, forms: Forms
             primary=primary,
             axes=axes,
             plots=_score_plots(nodes, judged, axes, primary),
+            remarks=remarks(nodes),
+            judge_notes=judge_notes(nodes),
             words=chain_graph.in_words(vertices, edges),
             across=chain_graph.draw(vertices, edges, across=True),
             down=chain_graph.draw(vertices, edges, across=False),
@@ -103,10 +109,12 @@ def page(recipe: str, nodes: Sequence[Named], prompts: Path | None, forms: Forms
             widest=chain_graph.WIDEST,
             prompts=shown,
             marks=any(is_word for prompt in shown for _, is_word in prompt.prompt),
+            compared=any(cell.pair for prompt in shown for cell in prompt.cells),
             sample_axes=_sample_axes(shown),
             losses=_loss_plots(steps),
             rows=row_accounts(nodes),
             costs=spent,
+            tokens=any(cost.tokens for cost in spent),
             total_seconds=sum(cost.total_seconds for cost in spent),
             energy_note=energy_note(spent),
             lineage=lineage_of(nodes),
@@ -135,8 +143,7 @@ def _score_plots(nodes: Sequence[Named], judged: Sequence[Step], axes: Sequence[
         entries = []
         for step in judged:
             score = step["judge"]["axes"].get(axis) or {"score": None, "low": None, "high": None}
-            previous = by_name[f"{step['name']}.judge"]["inputs"].get("previous")
-            before = previous["reference"].split(".")[0] if previous else None
+            before = step_before(by_name[f"{step['name']}.judge"])
             of_rows = f"{step['name']}.samples" not in by_name
             entries.append(plots.Scored(step["name"], score["score"], score["low"], score["high"], before, of_rows))
         judge, first = judge_name(judged[-1]["judge"]), axis == primary

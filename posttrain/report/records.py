@@ -1,6 +1,7 @@
 """What the records of a run say, step by step: the facts under every form of the report."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from posttrain.chain.runner import Done, row_of
@@ -8,6 +9,8 @@ from posttrain.chain.store import Artifact
 from posttrain.rows import read_rows
 
 Named = tuple[dict[str, Any], Artifact]  # a row of run.json and its artifact
+REMOTE = "openai:"  # before the name of a model behind an endpoint
+PANEL = re.compile(rf"\+(?={REMOTE})")  # between the models of a panel; a plus in a name is none
 INVALID = "JUDGE INVALID"  # the judge failed on texts whose order is known: no verdict of it counts
 JUDGE_KEYS = (
     "axes", "n_scored", "n_asked", "verdict", "why", "primary", "before", "changes", "words_used", "judge", "canaries",
@@ -95,9 +98,24 @@ def sample_rows(
     return ["prompt", *(name for name, _ in sampled)], table
 
 
+def step_before(judge: Mapping[str, Any]) -> str | None:
+    """The step that a judge's record compares with; None without one."""
+    before = judge["inputs"].get("previous") or judge["inputs"].get("before")
+    return str(before["reference"]).split(".")[0] if before else None
+
+
+def model_name(reference: str) -> str:
+    """`gpt-4o-mini` of `openai:gpt-4o-mini`: the prefix says how it is asked, not whose it is."""
+    return reference.removeprefix(REMOTE)
+
+
 def judge_name(judge: dict[str, Any]) -> str:
-    """`rule judge (a proxy)` of `rule (a proxy)`; `judge` where a record does not name it."""
-    name, _, remark = str(judge.get("judge", "")).partition(" ")
+    """`rule judge (a proxy)`, `language model a`, `panel of a, b and c`; `judge` where a record does not name it."""
+    found = str(judge.get("judge", ""))
+    if found.startswith(REMOTE):
+        *others, last = (model_name(part) for part in PANEL.split(found))
+        return f"panel of {', '.join(others)} and {last}" if others else f"language model {last}"
+    name, _, remark = found.partition(" ")
     return " ".join(part for part in (name, "judge", remark) if part)
 
 

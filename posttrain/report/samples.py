@@ -8,7 +8,8 @@ from typing import Any
 
 from posttrain.chain.identity import sha256_file
 from posttrain.chain.store import Artifact
-from posttrain.report.records import Named
+from posttrain.report.pairs import Pair, pairs_of
+from posttrain.report.records import Named, step_before
 from posttrain.rows import Row, read_rows
 
 WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
@@ -36,6 +37,7 @@ class Cell:
     stopped: bool
     tokens: int | None
     verdicts: list[Verdict]
+    pair: Pair | None = None
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,10 @@ def shown_prompts(nodes: Sequence[Named], count: int, prompts: Path | None, form
     if not steps:
         return []
     texts = {step: _first_samples(by_name[f"{step}.samples"].path / "completions.jsonl") for step in steps}
-    verdicts = {step: _verdicts(by_name.get(f"{step}.judge")) for step in steps}
-    before = {step: _step_before(by_name.get(f"{step}.judge")) for step in steps}
+    judges = {step: by_name.get(f"{step}.judge") for step in steps}
+    verdicts = {step: _verdicts(judge) for step, judge in judges.items()}
+    pairs = {step: pairs_of(judge) for step, judge in judges.items()}
+    before = {step: step_before(judge.record) if judge else None for step, judge in judges.items()}
     required = _required(prompts, by_name[f"{steps[0]}.samples"])
     keys = [key for key in texts[steps[0]] if all(key in rows for rows in texts.values())][:count]
     found = []
@@ -86,7 +90,8 @@ def shown_prompts(nodes: Sequence[Named], count: int, prompts: Path | None, form
             row = texts[step][key]
             text = None if row["text"] is None else marked(row["text"], words, forms)
             judged = _compared(verdicts[step].get(key, {}), earlier)
-            cells.append(Cell(step, before[step], text, bool(row.get("stopped", True)), row.get("tokens"), judged))
+            stopped, pair = bool(row.get("stopped", True)), pairs[step].get(key)
+            cells.append(Cell(step, before[step], text, stopped, row.get("tokens"), judged, pair))
         found.append(Shown(number, marked(texts[steps[0]][key]["prompt"], words, forms), cells))
     return found
 
@@ -101,11 +106,6 @@ def _verdicts(judge: Artifact | None) -> dict[str, dict[str, Any]]:
         return {}
     rows = read_rows(judge.path / "verdicts.jsonl")
     return {row["id"]: row["axes"] for row in rows if row["sample"] == 0}
-
-
-def _step_before(judge: Artifact | None) -> str | None:
-    previous = judge.record["inputs"].get("previous") if judge is not None else None
-    return previous["reference"].split(".")[0] if previous else None
 
 
 def _compared(axes: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[Verdict]:

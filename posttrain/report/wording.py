@@ -28,6 +28,26 @@ def energy(joules: float | None) -> str:
     return f"{joules:,.0f} J" if joules < 1000 else f"{joules / 1000:,.1f} kJ"
 
 
+def dollars(usd: float) -> str:
+    """`$1.20`, `$0.0042`: what is less than a cent is not nothing."""
+    if 0 < usd < 0.0001:
+        return "<$0.0001"
+    return f"${usd:.4f}" if 0 < usd < 0.01 else f"${usd:,.2f}"
+
+
+def percent(share: float) -> str:
+    """`71 %`; what is not quite none or all is not rounded to it."""
+    shown = f"{100 * share:.0f} %"
+    if shown == "0 %" and share > 0:
+        return "under 1 %"
+    return "over 99 %" if shown == "100 %" and share < 1 else shown
+
+
+def interval(rate: Mapping[str, float]) -> str:
+    """`63 % [52, 73]` of a share with its interval."""
+    return f"{percent(rate['score'])} [{100 * rate['low']:.0f}, {100 * rate['high']:.0f}]"
+
+
 def count(number: float | None) -> str:
     """`7,900`; nothing where there is nothing to count."""
     return "–" if number is None else f"{number:,.0f}"
