@@ -9,7 +9,7 @@ from chain_fakes import no_wait
 from report_fakes import Run, whole_chain
 
 from posttrain.report import wording
-from posttrain.report.accounting import costs, row_accounts, total_joules
+from posttrain.report.accounting import costs, row_accounts, total_joules, total_usd
 
 
 @pytest.fixture(autouse=True)
@@ -69,3 +69,9 @@ def test_figures_are_short_and_have_units() -> None:
     assert dict(wording.flat({"lora": {"r": 16}, "full": False, "trainer": {}, "model": None})) == {
         "lora.r": "16", "full": "no", "trainer": "none", "model": "not set"
     }  # fmt: skip
+
+
+def test_calls_without_a_known_price_are_not_free() -> None:
+    assert total_usd([0.5, 0.25]) == 0.75 and total_usd([]) == 0
+    assert total_usd([0.5, None]) is None
+    assert wording.dollars(None) == "price not known" and wording.dollars(0.0) == "$0.00"

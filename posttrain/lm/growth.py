@@ -30,9 +30,9 @@ def grown(model: "PreTrainedModel", shape: Growth, seed: int) -> "PreTrainedMode
     import torch
 
     if model.config.model_type != "llama":
+        kind = model.config.model_type
         raise PosttrainError(
-            f"base.grow: found a {model.config.model_type} model; a llama is allowed. Leave 'grow' out, or name another "
-            "model."
+            f"base.grow: found a {kind} model; a llama is allowed. Delete 'grow', or name another model."
         )
     config = copy.deepcopy(model.config)
     old_layers, old_width = config.num_hidden_layers, config.intermediate_size

@@ -1,6 +1,6 @@
 """What a run took and where its rows went: rows, time, memory, energy, remote calls, from the records alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class Cost:
     joules: float | None
     calls: int
     tokens: int
-    usd: float
+    usd: float | None  # None: calls were sent, and no price is known for them
 
     @property
     def total_seconds(self) -> float:
@@ -121,10 +121,16 @@ def costs(nodes: Sequence[Named]) -> list[Cost]:
                 total_joules([record["provenance"] for record in records]),
                 sum(int(record["metrics"].get("remote_calls", 0)) for record in records),
                 sum(int(record["metrics"].get("remote_tokens", 0)) for record in records),
-                sum(float(record["metrics"].get("cost_usd", 0)) for record in records),
+                total_usd(record["metrics"].get("cost_usd", 0.0) for record in records),
             )
         )
     return found
+
+
+def total_usd(amounts: Iterable[float | None]) -> float | None:
+    """Dollars of all parts; None as soon as the price of one is not known."""
+    known = list(amounts)
+    return None if None in known else float(sum(amount for amount in known if amount is not None))
 
 
 def total_joules(provenances: Sequence[dict[str, Any]]) -> float | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.report import wording
-from posttrain.report.accounting import Cost
+from posttrain.report.accounting import Cost, total_usd
 from posttrain.report.records import INVALID, Named, judge_name, lineage, score_text
 
 Step = dict[str, Any]
@@ -63,7 +63,7 @@ def tiles(nodes: Sequence[Named], steps: Sequence[Step], spent: Sequence[Cost]) 
     hungriest = max(spent, key=lambda cost: cost.peak_memory_mb)
     joules = [cost.joules for cost in spent]
     measured = sum(value for value in joules if value is not None) if None not in joules else None
-    usd = sum(cost.usd for cost in spent)
+    usd = total_usd(cost.usd for cost in spent)
     return [
         *scored,
         Tile("time", wording.duration(seconds), f"most of it {longest.step}"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from posttrain.report.accounting import costs
+from posttrain.report.accounting import costs, total_usd
 from posttrain.report.model_judge import judge_notes, remarks
 from posttrain.report.records import INVALID, Named, judge_name, sample_rows, score_text, steps_of
 from posttrain.report.wording import dollars
@@ -63,7 +63,7 @@ def _calls(nodes: Sequence[Named]) -> list[str]:
     """What went over the network, where anything did."""
     spent = costs(nodes)
     calls, tokens = sum(cost.calls for cost in spent), sum(cost.tokens for cost in spent)
-    usd = dollars(sum(cost.usd for cost in spent))
+    usd = dollars(total_usd(cost.usd for cost in spent))
     return [f"The run sent {calls:,} remote calls: {tokens:,} tokens, {usd}."] if calls else []
 
 

@@ -28,8 +28,10 @@ def energy(joules: float | None) -> str:
     return f"{joules:,.0f} J" if joules < 1000 else f"{joules / 1000:,.1f} kJ"
 
 
-def dollars(usd: float) -> str:
-    """`$1.20`, `$0.0042`: what is less than a cent is not nothing."""
+def dollars(usd: float | None) -> str:
+    """`$1.20`, `$0.0042`: what is less than a cent is not nothing, and what has no known price is not free."""
+    if usd is None:
+        return "price not known"
     if 0 < usd < 0.0001:
         return "<$0.0001"
     return f"${usd:.4f}" if 0 < usd < 0.01 else f"${usd:,.2f}"

@@ -65,10 +65,10 @@ class Account:
             write_text(path, json.dumps(journal.spent(ctx.run)))
         self.before = Amount(*json.loads(path.read_text(encoding="utf-8")))
 
-    def spent(self) -> Metrics:
-        """Calls sent, tokens and dollars; answers from the journal cost nothing."""
+    def spent(self, priced: bool) -> Metrics:
+        """Calls sent, tokens and dollars (None where a price is not known); answers from the journal cost nothing."""
         calls, tokens, usd = (now - then for now, then in zip(self.journal.spent(self.scope), self.before, strict=True))
-        return {"remote_calls": int(calls), "remote_tokens": int(tokens), "cost_usd": round(usd, 6)}
+        return {"remote_calls": int(calls), "remote_tokens": int(tokens), "cost_usd": round(usd, 6) if priced else None}
 
 
 def request_of(question: Question, schema: bool) -> Request:

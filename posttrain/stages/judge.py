@@ -123,7 +123,8 @@ def run(config: JudgeConfig, ctx: StageContext) -> Metrics:
         asks = [asker.ask for asker in found]
         metrics = judge_with(fitted(config, rubric_of(config), asks), config, ctx, at_once=True)
         pairs = _pairs(config, ctx, asks)
-        return {**metrics, **pairs, **account.spent(), "judge_notes": [asker.said for asker in found]}
+        spent = account.spent(priced=all(asker.price is not None for asker in found))
+        return {**metrics, **pairs, **spent, "judge_notes": [asker.said for asker in found]}
 
 
 def judge_with(fit: "Fit", config: JudgeConfig, ctx: StageContext, at_once: bool = False) -> Metrics:
