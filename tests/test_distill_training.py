@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import torch
 from distill_pair import llama
+from safetensors.torch import load_file
 from tiny_llama import STEADY, VOCABULARY, some_rows, weights_hash
 from torch import Tensor
 
 from posttrain.errors import PosttrainError
 from posttrain.lm.distillation.held_out import row_divergence
+from posttrain.lm.distillation.hidden_states import IntermediateMatching
 from posttrain.lm.distillation.logit_loss import LogitDistillation
-from posttrain.lm.distillation.objectives import Cached, Logits
+from posttrain.lm.distillation.objectives import Cached, Hidden, Logits
 from posttrain.lm.distillation.sampled_targets import TargetSettings
 from posttrain.lm.distillation.target_store import Origin, TargetStore
 from posttrain.lm.distillation.training import Batch, Objective, distil
@@ -43,7 +45,11 @@ def cached(folder: Path) -> Objective:
     return Cached(store, alpha=0.0)
 
 
-METHODS: dict[str, Callable[[Path], Objective]] = {"logits": logits, "cached": cached}
+def hidden(folder: Path, share: float = 0.5) -> Objective:
+    return Hidden(IntermediateMatching(student().config, TEACHER.config), logits(folder), share)
+
+
+METHODS: dict[str, Callable[[Path], Objective]] = {"logits": logits, "cached": cached, "hidden": hidden}
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
 
 
@@ -94,7 +100,7 @@ def test_an_interrupted_run_ends_with_the_bytes_of_an_uninterrupted_one(
     assert result._replace(seconds=0) == expected._replace(seconds=0)
 
 
-@pytest.mark.parametrize("method", [logits])
+@pytest.mark.parametrize("method", [logits, hidden])
 def test_splitting_a_batch_into_accumulation_steps_changes_no_loss(
     method: Callable[[Path], Objective], tmp_path: Path
 ) -> None:
@@ -137,6 +143,34 @@ def test_many_cached_draws_train_as_the_whole_distribution_does(tmp_path: Path) 
     online = distance(logits(tmp_path), "online")
     assert distance(Cached(store, alpha=0.0), "cached") == pytest.approx(online, rel=0.05)
     assert distance(OfOtherRows(store, alpha=0.0), "others") > 1.1 * online
+
+
+def test_projections_are_trained_checkpointed_and_no_part_of_the_student(tmp_path: Path) -> None:
+    model, objective = student(), hidden(tmp_path)
+    assert objective.module is not None
+    before = {name: weight.clone() for name, weight in objective.module.state_dict().items()}
+    result = fit(model, objective, tmp_path)
+    after = objective.module.state_dict()
+    assert before.keys() == after.keys() == {"embedding.weight", "layer.weight"}
+    assert all((before[name] - after[name]).abs().max() > 1e-3 for name in before)
+    assert model.state_dict().keys() == student().state_dict().keys()
+    stored = load_file(tmp_path / "checkpoints" / "checkpoint-4" / "objective.safetensors")
+    assert all(torch.equal(stored[name], after[name]) for name in after), "the second phase leaves them alone"
+    first, second = ([point.loss for point in result.loss_curve][part] for part in (slice(3), slice(3, 6)))
+    assert min(first) > 3 * max(second), "two losses of different size"
+
+
+def test_the_second_phase_begins_with_an_optimizer_that_remembers_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def steps_remembered(name: str) -> float:
+        fit(student(), hidden(tmp_path), tmp_path / name)
+        stored = torch.load(tmp_path / name / "checkpoints" / "checkpoint-6" / "optimizer.pt", weights_only=True)
+        return float(stored["state"][0]["step"])
+
+    assert steps_remembered("forgotten") == 3
+    monkeypatch.setattr(Hidden, "begins_anew", lambda self, place: False)
+    assert steps_remembered("kept") == 6
 
 
 def test_the_distance_of_a_row_is_the_mean_over_its_supervised_tokens() -> None:

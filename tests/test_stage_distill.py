@@ -233,6 +233,38 @@ def test_thinking_is_kept_or_stripped_and_an_answer_of_nothing_else_is_dropped(
         distil(tmp_path / "n", pair, nothing, method="sequence", think="strip")
 
 
+# Methods
+
+
+@pytest.mark.parametrize(
+    ("settings", "layer_map", "projected"),
+    [
+        ({}, [[0, 0], [1, 3]], True),
+        ({"layers": 2, "layer_map": [[0, 0], [1, 1]], "attention": True}, [[0, 0], [1, 1]], False),
+    ],
+    ids=["another size", "the teacher's size"],
+)
+def test_hidden_says_which_layers_are_matched(
+    settings: dict[str, Any],
+    layer_map: list[list[int]],
+    projected: bool,
+    pair: tuple[Path, Path],
+    rows: Path,
+    tmp_path: Path,
+) -> None:
+    from safetensors import safe_open
+
+    how = {"method": "hidden", "alpha": 0, "intermediate_share": 0.25, "num_train_epochs": 3, **settings}
+    made = distil(tmp_path, pair, rows, **how)
+    assert made["intermediate"] == {"layer_map": layer_map, "projected": projected}
+    assert made["held_out_divergence"]["after"] < made["held_out_divergence"]["before"]
+    with safe_open(tmp_path / "out" / "model.safetensors", framework="pt") as file:
+        assert all(name.startswith(("model.", "lm_head.")) for name in file.keys())  # noqa: SIM118
+    assert "eager" not in (tmp_path / "out" / "config.json").read_text()
+    with pytest.raises(PosttrainError, match="layer 9 follows layer 1"):
+        distil(tmp_path / "no", pair, rows, **{**how, "layer_map": [[9, 1]]})
+
+
 # Interruption
 
 

@@ -9,14 +9,17 @@ from posttrain.chain.stage import Metrics, Stage, StageContext
 from posttrain.lm.pretraining import Architecture
 from posttrain.stages.training import TrainingConfig, check_dropped, trainer_settings
 
-Method = Literal["sequence", "logits", "cached"]
+Method = Literal["sequence", "logits", "cached", "hidden"]
 READ_BY: Mapping[str, tuple[Method, ...]] = {  # settings that not every method reads
-    "divergence": ("logits",),
-    "beta": ("logits",),
-    "temperature": ("logits", "cached"),
-    "alpha": ("logits", "cached"),
+    "divergence": ("logits", "hidden"),
+    "beta": ("logits", "hidden"),
+    "temperature": ("logits", "cached", "hidden"),
+    "alpha": ("logits", "cached", "hidden"),
     "draws": ("cached",),
     "proposal": ("cached",),
+    "intermediate_share": ("hidden",),
+    "layer_map": ("hidden",),
+    "attention": ("hidden",),
 }
 
 
@@ -41,6 +44,11 @@ class DistillConfig(TrainingConfig):
     alpha: float = Field(0.5, ge=0, lt=1, description="weight of the cross entropy; the rest is the teacher's")
     draws: int = Field(12, ge=1, le=255, description="ids drawn from the teacher's distribution at each position")
     proposal: float = Field(1.0, gt=0, description="below 1, draws look more into the tail; still unbiased")
+    intermediate_share: float = Field(0.1, gt=0, lt=1, description="of the steps match layers, the others logits")
+    layer_map: list[tuple[int, int]] | None = Field(
+        None, description="pairs of a student's and a teacher's layer, 1 the first, 0 the embedding; uniform by default"
+    )
+    attention: bool = Field(False, description="match attention maps beside hidden states")
 
     @model_validator(mode="after")
     def _one_student(self) -> "DistillConfig":

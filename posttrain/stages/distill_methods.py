@@ -7,6 +7,7 @@ from posttrain.chain.stage import Metrics, StageContext
 from posttrain.stages.training import trainer_settings
 
 if TYPE_CHECKING:
+    from posttrain.lm.distillation.objectives import Logits
     from posttrain.lm.distillation.training import Objective
     from posttrain.stages.distill import DistillConfig
     from posttrain.stages.distilling import Examples, Pair
@@ -25,10 +26,12 @@ def choose(config: "DistillConfig", ctx: StageContext, pair: "Pair", rows: "Exam
         return Chosen(None, {})
     if config.method == "cached":
         return _cached(config, ctx, pair, rows)
+    if config.method == "hidden":
+        return _hidden(config, pair)
     return Chosen(_logits(config, pair), {})
 
 
-def _logits(config: "DistillConfig", pair: "Pair") -> "Objective":
+def _logits(config: "DistillConfig", pair: "Pair") -> "Logits":
     from posttrain.lm.distillation.logit_loss import LogitDistillation
     from posttrain.lm.distillation.objectives import Logits
 
@@ -57,6 +60,23 @@ def _cached(config: "DistillConfig", ctx: StageContext, pair: "Pair", rows: "Exa
     rate = None if made.tokens_per_second is None else round(made.tokens_per_second, 1)
     figures = {**made._asdict(), "tokens_per_second": rate, "tokens_verified": verified}
     return Chosen(Cached(store, config.alpha), {"cache": figures})
+
+
+def _hidden(config: "DistillConfig", pair: "Pair") -> Chosen:
+    """The mapped layers, and projections between the two hidden sizes."""
+    from posttrain.lm.distillation.hidden_states import IntermediateMatching
+    from posttrain.lm.distillation.objectives import Hidden
+
+    student, teacher = (model.config.get_text_config() for model in (pair.student, pair.teacher))
+    matching = IntermediateMatching(student, teacher, config.layer_map, config.attention, config.seed)
+    if config.attention:
+        for model in (pair.student, pair.teacher):
+            model.set_attn_implementation("eager")  # the others keep no maps
+    figures = {
+        "layer_map": [list(layers) for layers in matching.layer_map],
+        "projected": student.hidden_size != teacher.hidden_size,
+    }
+    return Chosen(Hidden(matching, _logits(config, pair), config.intermediate_share), {"intermediate": figures})
 
 
 def _shared(pair: "Pair") -> int:

@@ -48,6 +48,13 @@ class Objective(ABC):
         """The batches of the next optimizer step as they are trained on. A pure function of its arguments."""
         return list(batches)
 
+    def begins_anew(self, place: Place) -> bool:
+        """Whether another loss begins here: then the optimizer forgets the gradients of the one before.
+
+        Moments of gradients of another size would hold the student back for long.
+        """
+        return False
+
     def items(self, batches: Sequence[Batch]) -> Tensor:
         """What the summed loss of these batches, an optimizer step, is divided by: supervised tokens."""
         return torch.stack([(batch["labels"][:, 1:] != IGNORED).sum() for batch in batches]).sum()
@@ -85,6 +92,8 @@ class DistillationTrainer(SupervisedTrainer):
         if self._objective.module is not None:
             self._objective.module.zero_grad()  # the trainer knows the student's gradients alone
         place = Place(self.state.global_step, self.state.max_steps, self.args.gradient_accumulation_steps)
+        if self._objective.begins_anew(place):
+            self.optimizer.state.clear()
         moved = [{name: tensor.to(self.args.device) for name, tensor in batch.items()} for batch in batches]
         prepared = self._objective.prepared(self.model, moved, place)
         return prepared, self._objective.items(prepared)
