@@ -88,7 +88,7 @@ def _answers(config: "JudgeConfig", planned: Planned, field: str) -> tuple[Mappi
     if field in planned.made:
         return judged_rows(config, planned.made[field])
     settings, prompts = planned.awaited[field], read_rows(config.prompts)
-    if hasattr(settings, "max_new_tokens"):
+    if settings.kind == "samples":
         text = "x" * CHARACTERS * settings.max_new_tokens
         rows = [
             {"id": row["id"], "sample": number, "text": f"{text}{number} {field}", "stopped": True}
