@@ -92,6 +92,15 @@ def stopping(ctx: StageContext, stop: Stop) -> StageContext:
     return replace(ctx, progress=progress)
 
 
+@pytest.fixture(scope="module")
+def other_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher whose tokens are other strings, as many."""
+    from posttrain.lm.tokenizer import train_tokenizer
+
+    tokenizer = train_tokenizer((tell(2, i).text[::-1] for i in range(40)), 300)
+    return new_model(tmp_path_factory.mktemp("other") / "teacher", 3, tokenizer)
+
+
 def distil(folder: Path, pair: tuple[Path, Path], data: Path, stop: Stop | None = None, **settings: Any) -> Any:
     """The stage's metrics; the student is the pair's unless `architecture` or `layers` says another."""
     inputs = {"teacher": given(pair[1]), "data": given(data)}
@@ -265,6 +274,24 @@ def test_hidden_says_which_layers_are_matched(
         distil(tmp_path / "no", pair, rows, **{**how, "layer_map": [[9, 1]]})
 
 
+def test_a_teacher_of_another_tokenizer_teaches_where_both_have_read_the_same(
+    pair: tuple[Path, Path], other_teacher: Path, rows: Path, tmp_path: Path
+) -> None:
+    how = {"method": "cross_tokenizer", "num_train_epochs": 3, "max_length": 128}
+    made = distil(tmp_path / "a", (pair[0], other_teacher), rows, **how)
+    assert 0.05 < made["aligned_share"] < 1 and made["held_out_divergence"] is None
+    assert made["rows_dropped_too_long"] == 0
+    assert made["loss"] < 0.95 * made["loss_curve"][0][1]
+    assert made["held_out_nll"]["after"] < made["held_out_nll"]["before"]
+    same = distil(tmp_path / "b", pair, rows, **{**how, "trainer": {"max_steps": 1}})
+    assert same["aligned_share"] == 1
+    long = write_data(
+        tmp_path / "long", [conversation(i, first_sentence(i) + " ~" * 30 * (i == 16)) for i in range(30)]
+    )
+    cut = distil(tmp_path / "c", (pair[0], other_teacher), long, **{**how, "trainer": {"max_steps": 1}})
+    assert cut["rows_dropped_too_long"] == 1  # for the teacher
+
+
 # Interruption
 
 
@@ -334,14 +361,11 @@ def test_a_trainer_field_that_is_ours_is_refused_before_any_compute() -> None:
 
 
 def test_a_teacher_with_other_tokens_is_refused_unless_only_its_texts_are_learnt(
-    pair: tuple[Path, Path], rows: Path, tmp_path: Path
+    pair: tuple[Path, Path], other_teacher: Path, rows: Path, tmp_path: Path
 ) -> None:
-    from posttrain.lm.tokenizer import train_tokenizer
-
-    other = new_model(tmp_path / "other", 3, train_tokenizer((tell(2, i).text[::-1] for i in range(40)), 300))
     with pytest.raises(PosttrainError, match=r"vocabulary: id .* for the student .* Use method: cross_tokenizer"):
-        distil(tmp_path / "a", (pair[0], other), rows)
-    made = distil(tmp_path / "b", (pair[0], other), rows, method="sequence", max_length=128)
+        distil(tmp_path / "a", (pair[0], other_teacher), rows)
+    made = distil(tmp_path / "b", (pair[0], other_teacher), rows, method="sequence", max_length=128)
     assert made["held_out_divergence"] is None and made["held_out_nll"]["teacher"] > 0
 
 

@@ -9,12 +9,12 @@ from posttrain.chain.stage import Metrics, Stage, StageContext
 from posttrain.lm.pretraining import Architecture
 from posttrain.stages.training import TrainingConfig, check_dropped, trainer_settings
 
-Method = Literal["sequence", "logits", "cached", "hidden"]
+Method = Literal["sequence", "logits", "cached", "hidden", "cross_tokenizer"]
 READ_BY: Mapping[str, tuple[Method, ...]] = {  # settings that not every method reads
     "divergence": ("logits", "hidden"),
     "beta": ("logits", "hidden"),
-    "temperature": ("logits", "cached", "hidden"),
-    "alpha": ("logits", "cached", "hidden"),
+    "temperature": ("logits", "cached", "hidden", "cross_tokenizer"),
+    "alpha": ("logits", "cached", "hidden", "cross_tokenizer"),
     "draws": ("cached",),
     "proposal": ("cached",),
     "intermediate_share": ("hidden",),
@@ -109,7 +109,7 @@ def run(config: DistillConfig, ctx: StageContext) -> Metrics:
         else:
             result = distil(pair.student, rows.student, chosen.objective, **how)
     figures = report(config, ctx, pair, rows, held, result, Held(taught, before, measure(ctx, pair, held)))
-    save_model(pair.student, pair.tokenizer, ctx.out)
+    save_model(pair.student, pair.chat.tokenizer, ctx.out)
     return {**figures, **chosen.figures}
 
 

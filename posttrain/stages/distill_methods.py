@@ -26,6 +26,8 @@ def choose(config: "DistillConfig", ctx: StageContext, pair: "Pair", rows: "Exam
         return Chosen(None, {})
     if config.method == "cached":
         return _cached(config, ctx, pair, rows)
+    if config.method == "cross_tokenizer":
+        return _cross_tokenizer(config, pair, rows)
     if config.method == "hidden":
         return _hidden(config, pair)
     return Chosen(_logits(config, pair), {})
@@ -48,7 +50,7 @@ def _cached(config: "DistillConfig", ctx: StageContext, pair: "Pair", rows: "Exa
 
     training = trainer_settings(config)
     precision = "bf16" if runs_in_bf16(training) else "fp32"
-    tokenizer = hashlib.sha256(pair.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    tokenizer = hashlib.sha256(pair.chat.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
     origin = Origin(tokenizer, f"{ctx.inputs['teacher'].identity} in {precision}")
     settings = TargetSettings(_shared(pair), config.draws, config.temperature, config.proposal, config.seed)
     store = TargetStore(ctx.work / "targets", rows.student, origin, settings)
@@ -77,6 +79,19 @@ def _hidden(config: "DistillConfig", pair: "Pair") -> Chosen:
         "projected": student.hidden_size != teacher.hidden_size,
     }
     return Chosen(Hidden(matching, _logits(config, pair), config.intermediate_share), {"intermediate": figures})
+
+
+def _cross_tokenizer(config: "DistillConfig", pair: "Pair", rows: "Examples") -> Chosen:
+    """Two vocabularies, compared where rows are aligned."""
+    from posttrain.lm.distillation.cross_tokenizer import RealIds, aligned_share
+    from posttrain.lm.distillation.mixed_universal import check_head
+    from posttrain.lm.distillation.objectives import CrossTokenizer
+
+    sizes = RealIds(*(max(chat.tokenizer.get_vocab().values()) + 1 for chat in (pair.chat, pair.teacher_chat)))
+    check_head("student", pair.student, sizes.student)
+    check_head("teacher", pair.teacher, sizes.teacher)
+    objective = CrossTokenizer(pair.teacher, rows.aligned, sizes, config.alpha, config.temperature)
+    return Chosen(objective, {"aligned_share": round(aligned_share(rows.aligned), 4)})
 
 
 def _shared(pair: "Pair") -> int:

@@ -1,15 +1,17 @@
 """What `distill` starts from: the pair of models, compared, and the rows in the tokens of both."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from posttrain.chain.stage import StageContext
+from posttrain.chain.stage import Progress, StageContext
 from posttrain.errors import PosttrainError
 from posttrain.rows import Row
 from posttrain.stages.training import check_context, read_conversations, render
 
 if TYPE_CHECKING:
     from posttrain.lm.chat import ChatFormat
+    from posttrain.lm.distillation.cross_tokenizer import AlignedRow
     from posttrain.lm.token_row import TokenRow
     from posttrain.stages.distill import DistillConfig
 
@@ -23,7 +25,6 @@ class Pair(NamedTuple):
     """
 
     student: Any
-    tokenizer: Any
     chat: "ChatFormat"
     teacher: Any
     teacher_chat: "ChatFormat"
@@ -38,6 +39,7 @@ class Examples(NamedTuple):
     answer_bytes: list[int]  # of the supervised text, in UTF-8
     too_long: int
     unanswered: int  # nothing was left of an answer without its thinking
+    aligned: "list[AlignedRow]"  # of cross_tokenizer
 
 
 def load_pair(config: "DistillConfig", ctx: StageContext) -> Pair:
@@ -52,7 +54,8 @@ def load_pair(config: "DistillConfig", ctx: StageContext) -> Pair:
     path = local_directory(ctx.inputs["teacher"])
     start = local_directory(ctx.inputs["model"]) if config.model else path
     tokenizer, teacher_tokenizer = load_tokenizer(start), load_tokenizer(path)
-    separate = config.method == "sequence" and tokenizer.get_vocab() != teacher_tokenizer.get_vocab()
+    other = tokenizer.get_vocab() != teacher_tokenizer.get_vocab()
+    separate = config.method == "cross_tokenizer" or (config.method == "sequence" and other)
     real_ids = None if separate else check_same_vocabulary(tokenizer, teacher_tokenizer)
     chat = ChatFormat(tokenizer, str(start))
     teacher = load_model(path).to(device()).eval().requires_grad_(False)
@@ -66,7 +69,7 @@ def load_pair(config: "DistillConfig", ctx: StageContext) -> Pair:
     if config.method != "sequence":
         check_plain_head(teacher)
     teacher_chat = ChatFormat(teacher_tokenizer, str(path)) if real_ids is None else chat
-    return Pair(student, tokenizer, chat, teacher, teacher_chat, real_ids)
+    return Pair(student, chat, teacher, teacher_chat, real_ids)
 
 
 def _new_student(config: "DistillConfig", teacher: Any, tokenizer: Any) -> Any:
@@ -93,8 +96,12 @@ def read_examples(config: "DistillConfig", ctx: StageContext, pair: Pair, name: 
             f"data: {len(read):,} rows of {name}.jsonl, and no answer in them without its thinking; at least one is "
             "needed. Set think: keep, or make rows with answers."
         )
-    ours = render(rows, pair.chat, ctx.progress)
-    theirs = ours if pair.real_ids is not None else render(rows, pair.teacher_chat, ctx.progress)
+    aligned: list[AlignedRow] = []
+    if config.method == "cross_tokenizer":
+        ours, theirs, aligned = _aligned(rows, pair, ctx.progress)
+    else:
+        ours = render(rows, pair.chat, ctx.progress)
+        theirs = ours if pair.real_ids is not None else render(rows, pair.teacher_chat, ctx.progress)
     most = pair.teacher.config.get_text_config().max_position_embeddings
     kept = [
         at
@@ -102,8 +109,33 @@ def read_examples(config: "DistillConfig", ctx: StageContext, pair: Pair, name: 
         if len(ours[at].input_ids) <= config.max_length and len(theirs[at].input_ids) <= most
     ]
     sizes = [sum(len(answer.encode()) for answer in _answers(row)) for row in rows]
-    columns = [ours[at] for at in kept], [theirs[at] for at in kept], [sizes[at] for at in kept]
-    return Examples(*columns, too_long=len(rows) - len(kept), unanswered=len(read) - len(rows))
+    return Examples(
+        [ours[at] for at in kept],
+        [theirs[at] for at in kept],
+        [sizes[at] for at in kept],
+        too_long=len(rows) - len(kept),
+        unanswered=len(read) - len(rows),
+        aligned=[aligned[at] for at in kept] if aligned else [],
+    )
+
+
+def _aligned(
+    rows: Sequence[Row], pair: Pair, progress: Progress
+) -> "tuple[list[TokenRow], list[TokenRow], list[AlignedRow]]":
+    """Each conversation in the tokens of both, and where they have read the same text of its answers."""
+    from posttrain.lm.chat import check_rendering
+    from posttrain.lm.distillation.cross_tokenizer import align, spell
+
+    talks = {f"{row['id']} (number {number})": row["messages"] for number, row in enumerate(rows, start=1)}
+    sides = []
+    with progress(2, "tokenizers") as tick:
+        for chat in (pair.chat, pair.teacher_chat):
+            check_rendering(chat, rows[0]["messages"])
+            sides.append(spell(chat, talks))
+            tick(len(sides))
+    ours, theirs = sides
+    aligned = [align(a, b) for a, b in zip(ours, theirs, strict=True)]
+    return [one.row for one in ours], [one.row for one in theirs], aligned
 
 
 def _read(ctx: StageContext, name: str) -> list[Row]:

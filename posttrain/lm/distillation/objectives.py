@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from posttrain.lm.distillation.cross_tokenizer import AlignedBatch, AlignedRow, RealIds, collate
 from posttrain.lm.distillation.hidden_states import IntermediateMatching, intermediate_loss
 from posttrain.lm.distillation.logit_loss import LogitDistillation, logit_distillation_loss
+from posttrain.lm.distillation.mixed_universal import mixed_universal_loss
 from posttrain.lm.distillation.sampled_loss import sampled_distillation_loss
 from posttrain.lm.distillation.target_store import TargetStore
 from posttrain.lm.distillation.training import Batch, Objective, Place
@@ -47,6 +49,30 @@ class Cached(Objective):
             batch["labels"],
             settings=self.store.settings,
             alpha=self.alpha,
+            num_items_in_batch=items,
+        )
+
+
+class CrossTokenizer(Objective):
+    """A teacher of another vocabulary: how its distribution is spread where both have read the same text."""
+
+    def __init__(
+        self, teacher: Any, rows: Sequence[AlignedRow], real_ids: RealIds, alpha: float, temperature: float
+    ) -> None:
+        self.teacher, self.rows, self.real_ids = teacher, rows, real_ids
+        self.alpha, self.temperature = alpha, temperature
+
+    def loss(self, student: Any, batch: Batch, items: Tensor) -> Tensor:
+        aligned = collate([self.rows[number] for number in batch["rows"].tolist()])
+        return mixed_universal_loss(
+            student,
+            self.teacher,
+            batch["input_ids"],
+            batch["labels"],
+            AlignedBatch(*(part.to(batch["labels"].device) for part in aligned)),
+            real_ids=self.real_ids,
+            alpha=self.alpha,
+            temperature=self.temperature,
             num_items_in_batch=items,
         )
 
