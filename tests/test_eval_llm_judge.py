@@ -93,7 +93,7 @@ def tossing() -> Ask:
         (scripted(obedient), "asks for ten points"),
         (scripted(longest), "sentences shuffled"),
         (scripted(fluent), "answer to another prompt"),
-        (scripted(forgetful), "the same answer twice"),
+        (scripted(forgetful), "answer to another prompt"),
         (tossing(), "the same answer twice"),
         (lambda questions: [Reply(None, "HTTP 500")] * len(questions), "sentences shuffled"),
     ],
