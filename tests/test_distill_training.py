@@ -11,7 +11,7 @@ import pytest
 import torch
 from distill_pair import llama
 from safetensors.torch import load_file
-from tiny_llama import STEADY, VOCABULARY, some_rows, weights_hash
+from tiny_llama import STEADY, STOP, VOCABULARY, some_rows, weights_hash
 from torch import Tensor
 
 from posttrain.errors import PosttrainError
@@ -20,6 +20,7 @@ from posttrain.lm.distillation.held_out import row_divergence
 from posttrain.lm.distillation.hidden_states import IntermediateMatching
 from posttrain.lm.distillation.logit_loss import LogitDistillation
 from posttrain.lm.distillation.objectives import Cached, CrossTokenizer, Hidden, Logits
+from posttrain.lm.distillation.on_policy import OnPolicy, OwnAnswers
 from posttrain.lm.distillation.sampled_targets import TargetSettings
 from posttrain.lm.distillation.target_store import Origin, TargetStore
 from posttrain.lm.distillation.training import Batch, Objective, distil
@@ -32,8 +33,12 @@ TEACHER = llama(24, 1, VOCABULARY).eval().requires_grad_(False)
 LONGER = replace(STEADY, epochs=8)
 
 
-def student() -> Any:
-    return llama(16, 0, VOCABULARY)
+def student(dropout: float = 0.1) -> Any:
+    """With dropout, so that a continued run needs the right random numbers too."""
+    model = llama(16, 0, VOCABULARY)
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = dropout
+    return model
 
 
 def logits(folder: Path) -> Objective:
@@ -59,9 +64,20 @@ def cross_tokenizer(folder: Path) -> Objective:
     return CrossTokenizer(TEACHER, rows, RealIds(VOCABULARY, VOCABULARY), alpha=0.5, temperature=1.0)
 
 
-SAME_IDS: dict[str, Callable[[Path], Objective]] = {"logits": logits, "cached": cached, "hidden": hidden}
+ANSWERS = OwnAnswers(0.5, max_new_tokens=12, temperature=1.0, stop_ids=frozenset({STOP}), max_length=40, seed=3)
+
+
+def on_policy(folder: Path) -> Objective:
+    return OnPolicy(Logits(TEACHER, LogitDistillation(alpha=0.0), VOCABULARY), ROWS, ANSWERS)
+
+
+SAME_IDS: dict[str, Callable[[Path], Objective]] = {
+    "logits": logits,
+    "cached": cached,
+    "hidden": hidden,
+    "on_policy": on_policy,
+}
 METHODS = {**SAME_IDS, "cross_tokenizer": cross_tokenizer}
-each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
 
 
 def fit(
@@ -91,8 +107,15 @@ def test_the_loss_and_the_distance_to_the_teacher_fall(method: Callable[[Path], 
     assert bytes_of(TEACHER) == before
 
 
-@each_method
-@pytest.mark.parametrize("last", [pytest.param(2, marks=pytest.mark.slow), 5])
+@pytest.mark.parametrize(
+    ("method", "last"),
+    [
+        *(pytest.param(method, 5, id=name) for name, method in METHODS.items()),
+        pytest.param(lambda folder: hidden(folder, share=0.9), 3, id="hidden, in the first phase"),
+        pytest.param(lambda folder: hidden(folder, share=0.7), 5, id="hidden, between the phases"),
+        *(pytest.param(method, 2, id=f"{name}, early", marks=pytest.mark.slow) for name, method in METHODS.items()),
+    ],
+)
 def test_an_interrupted_run_ends_with_the_bytes_of_an_uninterrupted_one(
     method: Callable[[Path], Objective], last: int, tmp_path: Path
 ) -> None:
@@ -118,7 +141,7 @@ def test_splitting_a_batch_into_accumulation_steps_changes_no_loss(
     def curve(batch_size: int, accumulation: int) -> list[float]:
         settings = replace(STEADY, batch_size=batch_size, gradient_accumulation_steps=accumulation)
         folder = tmp_path / f"{batch_size}x{accumulation}"
-        return [loss for _, loss in fit(student(), method(folder), folder, settings).loss_curve]
+        return [loss for _, loss in fit(student(dropout=0), method(folder), folder, settings).loss_curve]
 
     whole = curve(8, 1)
     assert max(abs(a - b) for a, b in zip(curve(2, 4), whole, strict=True)) <= 1e-5

@@ -292,6 +292,15 @@ def test_a_teacher_of_another_tokenizer_teaches_where_both_have_read_the_same(
     assert cut["rows_dropped_too_long"] == 1  # for the teacher
 
 
+def test_on_policy_trains_on_what_the_student_writes(pair: tuple[Path, Path], rows: Path, tmp_path: Path) -> None:
+    how = {"method": "on_policy", "divergence": "reverse_kl", "alpha": 0, "num_train_epochs": 3, "max_new_tokens": 20}
+    made = distil(tmp_path / "half", pair, rows, **how)
+    assert 0 < made["sampled_tokens"] < made["supervised_tokens"]
+    assert made["held_out_divergence"]["after"] < made["held_out_divergence"]["before"]
+    whole = distil(tmp_path / "whole", pair, rows, **{**how, "lmbda": 1, "trainer": {"max_steps": 1}})
+    assert 0 < whole["sampled_tokens"] == whole["supervised_tokens"] <= 8 * 20
+
+
 # Interruption
 
 

@@ -9,14 +9,17 @@ from posttrain.chain.stage import Metrics, Stage, StageContext
 from posttrain.lm.pretraining import Architecture
 from posttrain.stages.training import TrainingConfig, check_dropped, trainer_settings
 
-Method = Literal["sequence", "logits", "cached", "hidden", "cross_tokenizer"]
+Method = Literal["sequence", "logits", "cached", "on_policy", "hidden", "cross_tokenizer"]
 READ_BY: Mapping[str, tuple[Method, ...]] = {  # settings that not every method reads
-    "divergence": ("logits", "hidden"),
-    "beta": ("logits", "hidden"),
-    "temperature": ("logits", "cached", "hidden", "cross_tokenizer"),
-    "alpha": ("logits", "cached", "hidden", "cross_tokenizer"),
+    "divergence": ("logits", "on_policy", "hidden"),
+    "beta": ("logits", "on_policy", "hidden"),
+    "temperature": ("logits", "cached", "on_policy", "hidden", "cross_tokenizer"),
+    "alpha": ("logits", "cached", "on_policy", "hidden", "cross_tokenizer"),
     "draws": ("cached",),
     "proposal": ("cached",),
+    "lmbda": ("on_policy",),
+    "max_new_tokens": ("on_policy",),
+    "sampling_temperature": ("on_policy",),
     "intermediate_share": ("hidden",),
     "layer_map": ("hidden",),
     "attention": ("hidden",),
@@ -44,6 +47,9 @@ class DistillConfig(TrainingConfig):
     alpha: float = Field(0.5, ge=0, lt=1, description="weight of the cross entropy; the rest is the teacher's")
     draws: int = Field(12, ge=1, le=255, description="ids drawn from the teacher's distribution at each position")
     proposal: float = Field(1.0, gt=0, description="below 1, draws look more into the tail; still unbiased")
+    lmbda: float = Field(0.5, gt=0, le=1, description="share of the batches whose answers the student writes itself")
+    max_new_tokens: int = Field(256, ge=1, description="of an answer of the student; with its prompt, max_length")
+    sampling_temperature: float = Field(1.0, gt=0, description="of the student when it writes")
     intermediate_share: float = Field(0.1, gt=0, lt=1, description="of the steps match layers, the others logits")
     layer_map: list[tuple[int, int]] | None = Field(
         None, description="pairs of a student's and a teacher's layer, 1 the first, 0 the embedding; uniform by default"

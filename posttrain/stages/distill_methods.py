@@ -28,6 +28,8 @@ def choose(config: "DistillConfig", ctx: StageContext, pair: "Pair", rows: "Exam
         return _cached(config, ctx, pair, rows)
     if config.method == "cross_tokenizer":
         return _cross_tokenizer(config, pair, rows)
+    if config.method == "on_policy":
+        return _on_policy(config, pair, rows)
     if config.method == "hidden":
         return _hidden(config, pair)
     return Chosen(_logits(config, pair), {})
@@ -79,6 +81,21 @@ def _hidden(config: "DistillConfig", pair: "Pair") -> Chosen:
         "projected": student.hidden_size != teacher.hidden_size,
     }
     return Chosen(Hidden(matching, _logits(config, pair), config.intermediate_share), {"intermediate": figures})
+
+
+def _on_policy(config: "DistillConfig", pair: "Pair", rows: "Examples") -> Chosen:
+    """The student writes to the rows' prompts."""
+    from posttrain.lm.distillation.on_policy import OnPolicy, OwnAnswers
+
+    answers = OwnAnswers(
+        share=config.lmbda,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.sampling_temperature,
+        stop_ids=pair.chat.stop_ids,
+        max_length=config.max_length,
+        seed=config.seed,
+    )
+    return Chosen(OnPolicy(_logits(config, pair), rows.student, answers), {})
 
 
 def _cross_tokenizer(config: "DistillConfig", pair: "Pair", rows: "Examples") -> Chosen:

@@ -94,6 +94,7 @@ def report(
         "rows_cut": 0,
         "tokens": result.tokens,
         "supervised_tokens": result.supervised_tokens,
+        **({"sampled_tokens": result.sampled_tokens} if config.method == "on_policy" else {}),
         "steps": result.steps,
         "packing": result.packing,
         "tokens_per_second": round(result.tokens / max(result.seconds, 1e-9), 1),
