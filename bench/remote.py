@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -31,7 +32,24 @@ SERVER = Path(__file__).parents[1] / "tests" / "misbehaving_server.py"
 SECONDS = 0.05
 
 
-async def _bare(port: int, requests: int, concurrency: int) -> None:
+@contextmanager
+def serving(*command: str) -> Iterator[int]:
+    """The port of a Python program that prints it and serves; a process of its own, for as long as the block."""
+    server = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        yield int(server.stdout.readline())
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def ideal_seconds(count: int, concurrency: int) -> float:
+    """The server's time alone: rounds of `concurrency`."""
+    return SECONDS * math.ceil(count / concurrency)
+
+
+async def bare(port: int, requests: int, concurrency: int) -> None:
     """The same calls with hand-written HTTP: no client, no journal."""
     body = json.dumps({"messages": [{"role": "user", "content": "x"}], "max_tokens": 64}).encode()
     call = b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
@@ -48,7 +66,8 @@ async def _bare(port: int, requests: int, concurrency: int) -> None:
     await asyncio.gather(*(worker() for _ in range(concurrency)))
 
 
-def _ratio(seconds: float, cpu: float, ideal: float, requests: int) -> str:
+def ratio(seconds: float, cpu: float, ideal: float, requests: int) -> str:
+    """Wall seconds beside the ideal, and CPU seconds a request."""
     return f"{seconds:6.2f} s = {seconds / ideal:.2f} x ideal, {1000 * cpu / requests:.2f} ms of CPU a request"
 
 
@@ -56,10 +75,10 @@ def measure(port: int, count: int, concurrency: int) -> None:
     """One line each: bare, through the engine, again from the journal."""
     endpoint = Endpoint(model="double", base_url=f"http://127.0.0.1:{port}/v1", concurrency=concurrency, max_tokens=64)
     requests = [Request([{"role": "user", "content": f"question {n}"}]) for n in range(count)]
-    ideal = SECONDS * math.ceil(count / concurrency)
+    ideal = ideal_seconds(count, concurrency)
     start, cpu = time.perf_counter(), time.process_time()
-    asyncio.run(_bare(port, count, concurrency))
-    print("bare sockets        ", _ratio(time.perf_counter() - start, time.process_time() - cpu, ideal, count))
+    asyncio.run(bare(port, count, concurrency))
+    print("bare sockets        ", ratio(time.perf_counter() - start, time.process_time() - cpu, ideal, count))
     _engine(
         ["over httpx2's pool  "], endpoint, requests, ideal, lambda url, most, limit: Pooled(None, None, most, limit)
     )
@@ -75,7 +94,7 @@ def _engine(
         for name in names:
             start, cpu = time.perf_counter(), time.process_time()
             answers = complete(endpoint, requests, journal)
-            print(name, _ratio(time.perf_counter() - start, time.process_time() - cpu, ideal, len(requests)))
+            print(name, ratio(time.perf_counter() - start, time.process_time() - cpu, ideal, len(requests)))
             assert all(isinstance(answer, Answer) for answer in answers)
         calls = journal.spent("").requests
         if calls != len(requests):
@@ -89,17 +108,11 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    server = subprocess.Popen([sys.executable, str(SERVER), str(SECONDS)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        port = int(server.stdout.readline())
+    with serving(str(SERVER), str(SECONDS)) as port:
         for repeat in range(options.repeats + 1):
             count = options.requests if repeat else options.concurrency  # first: imports and connections
             print(f"{'run ' + str(repeat) if repeat else 'warm-up'}: {count} requests, {options.concurrency} at once")
             measure(port, count, options.concurrency)
-    finally:
-        server.terminate()
-        server.wait()
 
 
 if __name__ == "__main__":
