@@ -5,11 +5,11 @@ Pairs are asked in both orders (eval/pairwise.py), single answers on every axis 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from eval.asking import Ask
+from eval.asking import Ask, Question, Reply
 from eval.grading_prompt import brief
 from eval.labels import TIE, A, B, Labels, PairLabel, ScoreLabel
 from eval.llm_judge import llm_judge
@@ -19,12 +19,12 @@ from eval.recorded import PairVerdict, Pick, ScoreVerdict, Verdicts
 from eval.rubric import Rubric, RubricError, load_rubric
 from eval.verdict import scores
 from posttrain.chain.stage import Progress
-from posttrain.engines.budget import Budget, price_of
-from posttrain.engines.endpoint import Endpoint, api_key
+from posttrain.engines.budget import Budget, cost_of, price_of
+from posttrain.engines.endpoint import Answer, Endpoint, Failure, Request, api_key, body_of, key_of
 from posttrain.engines.journal import Journal
 from posttrain.errors import PosttrainError
 from posttrain.labelling.texts import read_text
-from posttrain.stages.asking import Asker
+from posttrain.stages.asking import Asker, reply_of
 
 LOGPROBS = 5  # alternatives a token, for expected grades; some servers allow no more
 WINNER: dict[Outcome, int] = {"new": A, "old": B, "tie": TIE}  # a is asked about as the new answer
@@ -66,7 +66,7 @@ def endpoint_judge(model: str, labels: Labels, remote: Remote) -> Callable[[], A
         budget = None if remote.usd is None else Budget(usd=remote.usd)
         scope = f"calibrate {endpoint.model} {endpoint.base_url}"
         with Journal(remote.journal) as journal:
-            asker = Asker(endpoint, journal, scope, budget, remote.progress(f"openai:{model}"))
+            asker = _CountingAsker(endpoint, journal, scope, budget, remote.progress(f"openai:{model}"))
             started = time.monotonic()
             verdicts = _on_pairs(asker.ask, rubric, labels) if pairs else _on_answers(asker.ask, rubric, labels)
             seconds = time.monotonic() - started
@@ -76,6 +76,30 @@ def endpoint_judge(model: str, labels: Labels, remote: Remote) -> Callable[[], A
         return Asked(verdicts, Spent(None if asker.known else seconds, asker.usd), note)
 
     return judge
+
+
+class _CountingAsker(Asker):
+    """Counts different questions (`asked`), and those of them that the journal answered (`known`).
+
+    `usd` is what the answers cost when they were made, None where no price is known.
+    """
+
+    asked, known = 0, 0
+    usd: float | None = 0.0
+
+    def ask(self, questions: Sequence[Question]) -> list[Reply]:
+        requests = self.requests(questions)
+        keys = [key_of(self.endpoint, request) for request in requests]
+        self.asked += len(set(keys))
+        self.known += len(self.journal.answers(list(set(keys))))
+        found = self.complete(requests)
+        asked = zip(keys, requests, found, strict=True)
+        once = {key: self._cost(request, answer) for key, request, answer in asked}
+        self.usd = None if self.price is None or self.usd is None else self.usd + sum(once.values())
+        return [reply_of(answer) for answer in found]
+
+    def _cost(self, request: Request, answer: Answer | Failure) -> float:
+        return cost_of(answer, body_of(self.endpoint, request), self.price).usd if isinstance(answer, Answer) else 0.0
 
 
 def _rubric(path: Path) -> Rubric:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from eval.asking import Question, Reply
 from posttrain.chain.stage import Metrics, Progress, StageContext
-from posttrain.engines.budget import Budget, cost_of, price_of
-from posttrain.engines.endpoint import Answer, Endpoint, Failure, Request, body_of, key_of
+from posttrain.engines.budget import Budget, price_of
+from posttrain.engines.endpoint import Answer, Endpoint, Failure, Request
 from posttrain.engines.journal import Amount, Journal
 from posttrain.engines.openai_engine import complete
 from posttrain.engines.probe import json_schema, probe
@@ -19,8 +19,7 @@ from posttrain.rows import write_text
 class Asker:
     """One endpoint. `ask` is an `eval.asking.Ask`; `said` tells what the endpoint can do.
 
-    `asked` and `known` count different questions, and those of them that the journal answered; `usd` is what the
-    answers cost when they were made, None where no price is known. Making one asks the endpoint for what it can do.
+    Making one asks the endpoint for what it can do, unless the journal knows.
     """
 
     def __init__(
@@ -30,26 +29,20 @@ class Asker:
         self.endpoint, self.schema, self.said = found.endpoint, found.schema, found.said
         self.journal, self.scope, self.budget, self.progress = journal, scope, budget, progress
         self.price = price_of(endpoint)
-        self.asked, self.known = 0, 0
-        self.usd: float | None = None if self.price is None else 0.0
 
     def ask(self, questions: Sequence[Question]) -> list[Reply]:
         """A reply a question, in their order; equal questions are asked once."""
-        requests = [request_of(question, self.schema) for question in questions]
-        keys = [key_of(self.endpoint, request) for request in requests]
-        self.asked += len(set(keys))
-        self.known += len(self.journal.answers(list(set(keys))))
-        with self.progress(len(set(keys)), "calls") as tick:
-            found = complete(self.endpoint, requests, self.journal, self.scope, self.budget, tick)
-        if self.usd is not None:
-            once = {
-                key: self._cost(request, answer) for key, request, answer in zip(keys, requests, found, strict=True)
-            }
-            self.usd += sum(once.values())
-        return [reply_of(answer) for answer in found]
+        return [reply_of(answer) for answer in self.complete(self.requests(questions))]
 
-    def _cost(self, request: Request, answer: Answer | Failure) -> float:
-        return cost_of(answer, body_of(self.endpoint, request), self.price).usd if isinstance(answer, Answer) else 0.0
+    def requests(self, questions: Sequence[Question]) -> list[Request]:
+        """The requests of these questions, bound by their schemas where the endpoint takes one."""
+        return [request_of(question, self.schema) for question in questions]
+
+    def complete(self, requests: Sequence[Request]) -> list[Answer | Failure]:
+        """Answers through the journal, with a bar."""
+        different = {(*(message["content"] for message in request.messages), request.nth) for request in requests}
+        with self.progress(len(different), "calls") as tick:
+            return complete(self.endpoint, requests, self.journal, self.scope, self.budget, tick)
 
 
 class Account:
