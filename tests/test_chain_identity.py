@@ -14,7 +14,7 @@ import yaml
 from chain_fakes import FAKES, commit_of, graph, raw_recipe, write_recipe
 
 from posttrain.chain.graph import build_graph
-from posttrain.chain.identity import digest, sha256_path, stable
+from posttrain.chain.identity import digest, digest_of_json, sha256_path, stable
 from posttrain.chain.recipe import load_recipe
 from posttrain.chain.stage import InputPath, StepConfig
 from posttrain.errors import PosttrainError
@@ -215,3 +215,15 @@ def test_a_models_card_is_not_the_model(tmp_path: Path) -> None:
     assert sha256_path(tmp_path) == before
     (tmp_path / "weights").write_text("2")
     assert sha256_path(tmp_path) != before
+
+
+@pytest.mark.parametrize("value", [{"b": [1, 2.5, "é\u2028"], "a": {"x": None, "y": True}}, [], "text", {"t": (1, 2)}])
+def test_the_quick_digest_of_json_is_the_same(value: Any) -> None:
+    assert digest_of_json(value) == digest(value)
+
+
+@pytest.mark.parametrize("value", [{"x": float("nan")}, ["\ud800"], {"x": {1, 2}}])
+def test_the_quick_digest_refuses_what_has_no_stable_form(value: Any) -> None:
+    for one in (digest_of_json, digest):
+        with pytest.raises(TypeError):
+            one(value)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, field_validator
 
-from posttrain.chain.identity import HowNotWhat, digest
+from posttrain.chain.identity import HowNotWhat, digest_of_json
 from posttrain.chain.stage import Config
 from posttrain.errors import PosttrainError
 
@@ -204,7 +204,7 @@ def body_of(endpoint: Endpoint, request: Request) -> dict[str, Any]:
 def key_of(endpoint: Endpoint, request: Request) -> str:
     """sha256 of the canonical request: where it goes, all that is sent, and which sample it is."""
     try:
-        return digest(
+        return digest_of_json(
             {"url": endpoint.served_as or endpoint.base_url, "body": body_of(endpoint, request), "nth": request.nth}
         )
     except TypeError as error:
