@@ -98,7 +98,7 @@ def test_only_the_rows_own_answers_have_a_cross_entropy() -> None:
     assert objective.loss(STUDENT, given, items).item() == pytest.approx(mixed) and abs(mixed - alone) > 1e-3
 
 
-@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("bf16", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_run_counts_what_the_student_wrote(bf16: bool, tmp_path: Path) -> None:
     result = fit(student(), on_policy(tmp_path), tmp_path, replace(STEADY, bf16=bf16, gradient_accumulation_steps=2))
     assert 0 < result.sampled_tokens < result.supervised_tokens

@@ -77,6 +77,7 @@ SAME_IDS: dict[str, Callable[[Path], Objective]] = {
     "hidden": hidden,
     "on_policy": on_policy,
 }
+SLOW = {True: (pytest.mark.slow,), False: ()}  # those that tests of the stage show by default
 METHODS = {**SAME_IDS, "cross_tokenizer": cross_tokenizer}
 
 
@@ -97,7 +98,10 @@ def bytes_of(model: Any) -> str:
     return found.hexdigest()
 
 
-@pytest.mark.parametrize("method", SAME_IDS.values(), ids=SAME_IDS.keys())
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(SAME_IDS[name], id=name, marks=SLOW[name in ("hidden", "on_policy")]) for name in SAME_IDS],
+)
 def test_the_loss_and_the_distance_to_the_teacher_fall(method: Callable[[Path], Objective], tmp_path: Path) -> None:
     model, before = student(), bytes_of(TEACHER)
     distance = torch.tensor(row_divergence(model, TEACHER, HELD, VOCABULARY)).mean()
@@ -110,7 +114,7 @@ def test_the_loss_and_the_distance_to_the_teacher_fall(method: Callable[[Path], 
 @pytest.mark.parametrize(
     ("method", "last"),
     [
-        *(pytest.param(method, 5, id=name) for name, method in METHODS.items()),
+        *(pytest.param(method, 5, id=name, marks=SLOW[name != "on_policy"]) for name, method in METHODS.items()),
         pytest.param(lambda folder: hidden(folder, share=0.9), 3, id="hidden, in the first phase"),
         pytest.param(lambda folder: hidden(folder, share=0.7), 5, id="hidden, between the phases"),
         *(pytest.param(method, 2, id=f"{name}, early", marks=pytest.mark.slow) for name, method in METHODS.items()),
@@ -134,7 +138,7 @@ def test_an_interrupted_run_ends_with_the_bytes_of_an_uninterrupted_one(
     assert result._replace(seconds=0) == expected._replace(seconds=0)
 
 
-@pytest.mark.parametrize("method", [logits, hidden, cross_tokenizer])
+@pytest.mark.parametrize("method", [logits, hidden, pytest.param(cross_tokenizer, marks=pytest.mark.slow)])
 def test_splitting_a_batch_into_accumulation_steps_changes_no_loss(
     method: Callable[[Path], Objective], tmp_path: Path
 ) -> None:

@@ -40,7 +40,7 @@ class DistillConfig(TrainingConfig):
     method: Method = "logits"
     think: Literal["keep", "strip"] = Field("keep", description="strip: answers lose a leading <think>…</think>")
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
-    beta: float = Field(0.5, ge=0, le=1, description="of jsd: 0 is near forward KL, 1 near reverse KL")
+    beta: float = Field(0.5, ge=0, le=1, description="of jsd: 0.5 is the Jensen-Shannon divergence")
     temperature: float = Field(
         1.0, gt=0, description="of both distributions in the loss, which is scaled by its square"
     )

@@ -1,6 +1,7 @@
 """What `distill` measures on held-out answers and says in its record."""
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from posttrain.chain.stage import Metrics, StageContext
@@ -79,11 +80,7 @@ def report(
     nats = {"before": _mean(before.nll), "after": _mean(after.nll), "teacher": _mean(found.teacher)}
     teacher = ctx.inputs["teacher"].reference
     return {
-        "summary": (
-            f"{config.method} from {teacher} on {len(rows.student):,} rows, {result.supervised_tokens / 1e6:.2f}M "
-            f"supervised tokens, {rows.too_long + rows.unanswered} rows dropped, "
-            f"held-out {nats['before']:.2f} → {nats['after']:.2f} nats (teacher {nats['teacher']:.2f})"
-        ),
+        "summary": _summary(f"{config.method} from {teacher}", rows, result.supervised_tokens, nats),
         "method": config.method,
         "teacher": teacher,
         "parameters": parameters(pair.student),
@@ -111,6 +108,14 @@ def report(
         "loss_curve": [list(point) for point in result.loss_curve],
         "reference": None,
     }
+
+
+def _summary(what: str, rows: "Examples", supervised: int, nats: Mapping[str, float]) -> str:
+    return (
+        f"{what} on {len(rows.student):,} rows, {supervised / 1e6:.2f}M supervised tokens, "
+        f"{rows.too_long + rows.unanswered} rows dropped, held-out {nats['before']:.2f} → {nats['after']:.2f} nats "
+        f"(teacher {nats['teacher']:.2f})"
+    )
 
 
 def _mean(values: list[float]) -> float:
