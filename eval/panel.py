@@ -7,7 +7,7 @@ members has one voice. Whoever gave no score is left out, counted and named; nob
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from eval.verdict import Judge, Verdict, unscored
 
@@ -17,6 +17,16 @@ DATED = re.compile(r"[-@](\d{4}-\d{2}-\d{2}|\d{8})$")
 
 class SelfJudging(ValueError):
     """The judge is the model that it would judge."""
+
+
+class Voice(Protocol):
+    """Whoever has a name and belongs to a family of models."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def family(self) -> str: ...
 
 
 class Member(NamedTuple):
@@ -45,7 +55,7 @@ def _vote(votes: Sequence[Verdict]) -> Verdict:
 
 
 def combine_panel(
-    members: Sequence[Member], verdicts: Sequence[Sequence[Mapping[str, Verdict]]]
+    members: Sequence[Voice], verdicts: Sequence[Sequence[Mapping[str, Verdict]]]
 ) -> list[dict[str, Verdict]]:
     """One verdict a row and axis from those of each member; `verdicts[m][row]` are those of member m."""
     return [
@@ -54,7 +64,7 @@ def combine_panel(
     ]
 
 
-def _together(members: Sequence[Member], verdicts: Sequence[Verdict]) -> Verdict:
+def _together(members: Sequence[Voice], verdicts: Sequence[Verdict]) -> Verdict:
     families: dict[str, list[float]] = {member.family: [] for member in members}
     told, missing = [], []
     for member, verdict in zip(members, verdicts, strict=True):

@@ -153,6 +153,7 @@ def _eval(options: argparse.Namespace) -> None:
     given = {key: getattr(options, name) for name, key in JUDGE_OPTIONS.items()}
     options.overrides += [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     if options.dry_run:
+        options.until = options.step or options.until
         return _plan(options)
     recipe, nodes = _graph(options)
     store, screen = _store(options), RichScreen(screen_console(to_stderr=options.json))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from posttrain.chain.stage import Metrics, StageContext
 from posttrain.errors import PosttrainError
+from posttrain.stages.training import training_metrics
 
 if TYPE_CHECKING:
     from posttrain.lm.sft import TrainResult
@@ -89,13 +90,8 @@ def report(
         "rows_dropped_too_long": rows.too_long,
         "rows_dropped_unanswered": rows.unanswered,
         "rows_cut": 0,
-        "tokens": result.tokens,
-        "supervised_tokens": result.supervised_tokens,
+        **training_metrics(result),
         **({"sampled_tokens": result.sampled_tokens} if config.method == "on_policy" else {}),
-        "steps": result.steps,
-        "packing": result.packing,
-        "tokens_per_second": round(result.tokens / max(result.seconds, 1e-9), 1),
-        "loss": result.loss_curve[-1].loss,
         "held_out_nll": {**nats, "rows": len(before.nll), "change": change._asdict()},
         "held_out_bits_per_byte": {
             "before": _bits_per_byte(before.nll, held.student, held),
@@ -105,8 +101,6 @@ def report(
         "held_out_divergence": None
         if before.divergence is None or after.divergence is None
         else {"before": _mean(before.divergence), "after": _mean(after.divergence)},
-        "loss_curve": [list(point) for point in result.loss_curve],
-        "reference": None,
     }
 
 

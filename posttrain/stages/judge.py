@@ -13,7 +13,7 @@ from posttrain.rows import Row, read_rows, write_rows
 from posttrain.stages.asking import Account, Asker
 from posttrain.stages.checking import checked_rows, checked_samples
 from posttrain.stages.judge_cost import judge_calls
-from posttrain.stages.judges import RULE, JudgeChoice, check_choice, fitted, members, prompt_hash, refuse_self_judging
+from posttrain.stages.judges import RULE, JudgeChoice, check_choice, fitted, members, prompt_hashes, refuse_self_judging
 from posttrain.stages.judging import Before, Rule, judge_metrics, shares, words_used
 from posttrain.stages.pairing import compare_steps
 
@@ -268,5 +268,5 @@ JUDGE = Stage(
     remote=judge_calls,
     among=refuse_self_judging,
     ready=ready,
-    also=lambda config: prompt_hash(config, rubric_of(config)),
+    also=lambda config: prompt_hashes(config, rubric_of(config)),
 )

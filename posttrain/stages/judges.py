@@ -49,9 +49,9 @@ class Member(NamedTuple):
 
 
 def _known(name: str) -> str:
-    if name not in (RULE, PANEL) and not name.removeprefix(REMOTE).strip(" ") != name:
+    if name not in (RULE, PANEL) and not name.startswith(REMOTE):
         raise ValueError("rule, panel or openai:MODEL is allowed. Choose one of these")
-    if name == REMOTE:
+    if not name.removeprefix(REMOTE).strip():
         raise ValueError("a model's name is needed after openai:. Write for example openai:gpt-4o-mini")
     return name
 
@@ -106,18 +106,18 @@ def check_choice(choice: JudgeChoice, where: str) -> None:
         raise PosttrainError(f"{where}.{key}: the rule judge asks nobody. Delete '{key}', or name a model as judge.")
 
 
-def asking_settings(choice: JudgeChoice) -> "JudgeSettings":
-    """How every member is asked; the longest reply is its endpoint's."""
+def asking_settings(choice: JudgeChoice, one: Member) -> "JudgeSettings":
+    """How a member is asked."""
     from eval.llm_judge import JudgeSettings
 
-    return JudgeSettings(votes=choice.votes, max_tokens=max(one.endpoint.max_tokens for one in members(choice)))
+    return JudgeSettings(votes=choice.votes, max_tokens=one.endpoint.max_tokens)
 
 
-def prompt_hash(choice: JudgeChoice, rubric: "Rubric") -> str | None:
-    """What decides a language model's verdict beside its settings: the words of the prompt and how replies are read."""
+def prompt_hashes(choice: JudgeChoice, rubric: "Rubric") -> list[str] | None:
+    """What decides language models' verdicts beside their settings: the words of the prompts, how replies are read."""
     from eval.llm_judge import prompt_identity
 
-    return None if choice.judge == RULE else prompt_identity(rubric, asking_settings(choice))
+    return [prompt_identity(rubric, asking_settings(choice, one)) for one in members(choice)] or None
 
 
 def fitted(choice: JudgeChoice, rubric: "Rubric", asks: "Sequence[Ask]") -> "Fit":
@@ -126,13 +126,13 @@ def fitted(choice: JudgeChoice, rubric: "Rubric", asks: "Sequence[Ask]") -> "Fit
     from eval.panel import Member as Voice
     from eval.panel import panel
 
-    settings, asked = asking_settings(choice), members(choice)
+    asked = list(zip(members(choice), asks, strict=True))
 
     def fit(prompts: "Mapping[str, Mapping[str, Any]]", rows: Sequence[Any], training: Sequence[str]) -> "Judge":
-        judges = [llm_judge(ask, rubric, prompts, settings) for ask in asks]
+        judges = [llm_judge(ask, rubric, prompts, asking_settings(choice, one)) for one, ask in asked]
         if len(judges) == 1:
             return judges[0]
-        return panel([Voice(one.name, one.family, judge) for one, judge in zip(asked, judges, strict=True)])
+        return panel([Voice(one.name, one.family, judge) for (one, _), judge in zip(asked, judges, strict=True)])
 
     return fit
 
@@ -145,4 +145,5 @@ def refuse_self_judging(choice: JudgeChoice, models: Sequence[str], where: str) 
     try:
         refuse([one.name for one in members(choice)], models, allowed=choice.allow_self_judging)
     except SelfJudging as error:
-        raise PosttrainError(f"{where}: {error} Where it is meant: judge.allow_self_judging: true.") from None
+        said = str(error).removesuffix(".")
+        raise PosttrainError(f"{where}: {said} (judge: allow_self_judging: true).") from None

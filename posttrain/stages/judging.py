@@ -71,7 +71,8 @@ def _by_prompt(scores: Scores, before: Scores | None, axis: str) -> list[float]:
     return list((differences(now, prompt_means(*_flat(before[axis]))) if before is not None else now).values())
 
 
-def _axis(interval: "Interval | None") -> dict[str, float | None]:
+def figures_of(interval: "Interval | None") -> dict[str, float | None]:
+    """An interval as records have it: score, low, high; all None where there is none."""
     if interval is None:
         return {"score": None, "low": None, "high": None}
     return {"score": round(interval.mean, 4), "low": round(interval.low, 4), "high": round(interval.high, 4)}
@@ -99,7 +100,7 @@ def _worst_case(rows: Sequence[Row], before: Before | None, axis: str) -> Row | 
         worst = worst_case_mean(*all_of(rows), (LOW, HIGH))
     else:
         worst = worst_case_difference(*all_of(rows), *all_of(before.rows), (LOW, HIGH))
-    return {"missing": worst.missing, "asked": worst.asked, **_axis(worst.least)} if worst.missing else None
+    return {"missing": worst.missing, "asked": worst.asked, **figures_of(worst.least)} if worst.missing else None
 
 
 class _Figures(NamedTuple):
@@ -126,8 +127,8 @@ def judge_metrics(
     return {
         **_ruled(rows, figures, rule, before, canaries, findings),
         "primary": rule.axis,
-        "axes": {axis: _axis(interval) for axis, interval in intervals.items()},
-        "changes": {axis: _axis(change) for axis, change in changes.items()},
+        "axes": {axis: figures_of(interval) for axis, interval in intervals.items()},
+        "changes": {axis: figures_of(change) for axis, change in changes.items()},
         "p_values": _p_values(scores, figures.earlier, rule.axis) if changes else {},
         "n_asked": len(rows),
         "before": was.mean if was else None,

@@ -6,16 +6,16 @@ the raw one.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from posttrain.chain.stage import Metrics
 from posttrain.rows import Row
+from posttrain.stages.judging import figures_of
 
 if TYPE_CHECKING:
     from eval.asking import Ask
     from eval.pairwise import Comparison
     from eval.rubric import Rubric
-    from eval.statistics import Interval
     from posttrain.stages.judges import JudgeChoice
 
 
@@ -32,15 +32,17 @@ def compare_steps(
     `win.score` is 1, 0.5 or 0 for the new answer, the mean of the families of a panel; None is unscored.
     """
     from eval.pairwise import compare
-    from eval.panel import Member, combine_panel
+    from eval.panel import combine_panel
     from posttrain.stages.judges import asking_settings, members
 
     asked = members(choice)
-    found = [compare(ask, rubric, prompts, new, old, asking_settings(choice)) for ask in asks]
-    judges = [Member(one.name, one.family, _never) for one in asked]
+    found = [
+        compare(ask, rubric, prompts, new, old, asking_settings(choice, one))
+        for one, ask in zip(asked, asks, strict=True)
+    ]
     wins = [pairs[0].win for pairs in zip(*found, strict=True)]
-    if len(judges) > 1:
-        wins = [row["win"] for row in combine_panel(judges, [[{"win": pair.win} for pair in pairs] for pairs in found])]
+    if len(asked) > 1:
+        wins = [row["win"] for row in combine_panel(asked, [[{"win": pair.win} for pair in pairs] for pairs in found])]
     rows = [
         {
             "id": pairs[0].id,
@@ -48,15 +50,11 @@ def compare_steps(
             "win": win._asdict(),
             "new_length": pairs[0].new_length,
             "old_length": pairs[0].old_length,
-            "sides": {judge.name: _sides(pair) for judge, pair in zip(judges, pairs, strict=True)},
+            "sides": {one.name: _sides(pair) for one, pair in zip(asked, pairs, strict=True)},
         }
         for win, pairs in zip(wins, zip(*found, strict=True), strict=True)
     ]
     return rows, _figures(rows, [pair for pairs in found for pair in pairs])
-
-
-def _never(rows: Sequence[Mapping[str, Any]]) -> Any:
-    raise AssertionError("the members have compared already")
 
 
 def _sides(pair: "Comparison") -> Row:
@@ -86,9 +84,5 @@ def _figures(rows: Sequence[Row], pairs: "Sequence[Comparison]") -> Metrics:
         [row["id"] for row in scored],
         [row["new_length"] - row["old_length"] for row in scored],
     )
-    controlled = None if found.controlled is None else _interval(found.controlled)
-    return {**figures, "win_rate": _interval(found.raw), "length_controlled": controlled}
-
-
-def _interval(found: "Interval") -> dict[str, float]:
-    return {"score": round(found.mean, 4), "low": round(found.low, 4), "high": round(found.high, 4)}
+    controlled = None if found.controlled is None else figures_of(found.controlled)
+    return {**figures, "win_rate": figures_of(found.raw), "length_controlled": controlled}

@@ -14,6 +14,7 @@ from posttrain.stages.training import (
     read_conversations,
     render,
     trainer_settings,
+    training_metrics,
 )
 
 
@@ -147,7 +148,6 @@ def _metrics(
     names = [str(at) for at in range(len(before))]
     change = cluster_bootstrap([b - a for a, b in zip(before, after, strict=True)], names)
     means = sum(before) / len(before), sum(after) / len(after)
-    loss = result.loss_curve[-1].loss
     what = "full fine-tuning" if config.full else f"LoRA r={config.lora.r}"
     return {
         "summary": (
@@ -157,20 +157,13 @@ def _metrics(
         "rows": len(rows),
         "rows_dropped_too_long": dropped,
         "rows_cut": 0,
-        "tokens": result.tokens,
-        "supervised_tokens": result.supervised_tokens,
-        "steps": result.steps,
-        "packing": result.packing,
-        "tokens_per_second": round(result.tokens / max(result.seconds, 1e-9), 1),
-        "loss": loss,
+        **training_metrics(result),
         "held_out_nll": {
             "before": means[0],
             "after": means[1],
             "rows": len(before),
             "change": change._asdict(),
         },
-        "loss_curve": [list(point) for point in result.loss_curve],
-        "reference": None,
     }
 
 

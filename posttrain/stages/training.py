@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from posttrain.chain.stage import Progress, StepConfig
+from posttrain.chain.stage import Metrics, Progress, StepConfig
 from posttrain.errors import PosttrainError
 from posttrain.rows import Row, read_rows
 
@@ -98,6 +98,20 @@ def check_context(config: TrainingConfig, model: Any, reference: str) -> None:
             f"{config.kind}.max_length: {config.max_length}; at most {context}, the context of {reference}, "
             f"is allowed. Set {config.kind}.max_length={context} or less."
         )
+
+
+def training_metrics(result: Any) -> Metrics:
+    """What a run of training came to, from its `TrainResult`."""
+    return {
+        "tokens": result.tokens,
+        "supervised_tokens": result.supervised_tokens,
+        "steps": result.steps,
+        "packing": result.packing,
+        "tokens_per_second": round(result.tokens / max(result.seconds, 1e-9), 1),
+        "loss": result.loss_curve[-1].loss,
+        "loss_curve": [list(point) for point in result.loss_curve],
+        "reference": None,
+    }
 
 
 def _check_row(row: Row, path: Path, number: int) -> None:
