@@ -9,7 +9,7 @@ from torch import Tensor
 from two_tokenizers import ROWS, SIZES
 
 from posttrain.errors import PosttrainError
-from posttrain.lm.distillation.cross_tokenizer import AlignedBatch, collate, universal_logit_loss
+from posttrain.lm.distillation.cross_tokenizer import AlignedBatch, collate
 from posttrain.lm.distillation.mixed_universal import check_head, mixed_universal_loss
 from posttrain.lm.losses import IGNORED, supervised_cross_entropy
 
@@ -37,9 +37,13 @@ def mixed(alpha: float, student: Any = STUDENT, aligned: AlignedBatch = ALIGNED,
 def apart(alpha: float, student: Any, temperature: float) -> Tensor:
     count = (LABELS[:, 1:] != IGNORED).sum()
     likelihood = supervised_cross_entropy(student, ALIGNED.student_ids, None, LABELS, count)
-    distance = universal_logit_loss(
-        student, TEACHER, ALIGNED, real_ids=SIZES, temperature=temperature, num_items_in_batch=count
-    )
+    with torch.no_grad():
+        taught = TEACHER(ALIGNED.teacher_ids).logits[:, :-1][ALIGNED.teacher_positions]
+    said = student(ALIGNED.student_ids).logits[:, :-1][ALIGNED.student_positions][:, : SIZES.student]
+    q, p = (torch.softmax(part / temperature, -1).sort(-1, descending=True).values for part in (said, taught))
+    width = max(q.shape[1], p.shape[1])
+    q, p = (torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in (q, p))
+    distance = (q - p).abs().sum() / count
     return alpha * likelihood + (1 - alpha) * distance
 
 

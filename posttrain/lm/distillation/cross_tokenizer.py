@@ -8,7 +8,7 @@ vocabulary filled up with zeros (Boizard et al. 2024, arXiv 2402.12030).
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from tokenizers import Tokenizer
@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from posttrain.errors import PosttrainError
 from posttrain.lm.chat import ChatFormat, Message, content_encoder
-from posttrain.lm.losses import CHUNK, Scored, causal_parts, head_loss, hidden_at
+from posttrain.lm.losses import Scored
 from posttrain.lm.token_row import TokenRow
 
 NOWHERE = -1
@@ -121,48 +121,6 @@ def collate(rows: Sequence[AlignedRow]) -> AlignedBatch:
     )
 
 
-def universal_logit_loss(
-    student: Any,
-    teacher: Any,
-    batch: AlignedBatch,
-    *,
-    real_ids: RealIds,
-    temperature: float = 1.0,
-    num_items_in_batch: Tensor | int | None = None,
-    chunk: int = CHUNK,
-) -> Tensor:
-    """The summed distance of sorted probabilities at aligned positions, divided by `num_items_in_batch`.
-
-    From 0 to 2 a position, without a unit; mix it with the student's cross entropy, since it does not say *which*
-    token is likely. `num_items_in_batch` defaults to the batch's aligned positions; a trainer that accumulates
-    gradients passes those of the whole step. Both heads run at aligned positions only, `chunk` at a time. The teacher
-    must be in eval mode; it is run without gradients. Source: Boizard et al. 2024, arXiv 2402.12030.
-    """
-    if teacher.training:
-        raise PosttrainError("teacher: it is in training mode; eval mode is needed. Call teacher.eval() first.")
-    if not batch.student_positions.any():
-        raise PosttrainError(
-            f"batch of {len(batch.student_ids)} rows: 0 positions are aligned; at least one is needed. Check that both "
-            "tokenizers keep the answers' text."
-        )
-    hidden = hidden_at(student, batch.student_ids, None, batch.student_positions)
-    with torch.no_grad():
-        taught = hidden_at(teacher, batch.teacher_ids, None, batch.teacher_positions)
-    head = causal_parts(teacher).head
-
-    @torch.no_grad()
-    def score(logits: Tensor, rows: slice) -> Scored:
-        distance = sorted_distance(
-            teacher_logits=_real("teacher", head(taught[rows]), real_ids.teacher),
-            student_logits=_real("student", logits, real_ids.student),
-            temperature=temperature,
-        )
-        return Scored(distance.loss, nn.functional.pad(distance.slope, (0, logits.shape[1] - real_ids.student)))
-
-    count = len(hidden) if num_items_in_batch is None else num_items_in_batch
-    return head_loss(student, hidden, score, chunk) / count
-
-
 def sorted_distance(*, teacher_logits: Tensor, student_logits: Tensor, temperature: float = 1.0) -> Scored:
     """Sum over positions of Σ_k |p(k) - q(k)|, k-th largest against k-th largest, and its slope for the student.
 
@@ -181,15 +139,6 @@ def sorted_distance(*, teacher_logits: Tensor, student_logits: Tensor, temperatu
     sign = torch.zeros_like(q).scatter_(1, order, gap[:, : q.shape[1]].sign())
     slope = q * (sign - (q * sign).sum(-1, keepdim=True)) / temperature
     return Scored(gap.abs().sum(), slope)
-
-
-def _real(whose: str, logits: Tensor, real_ids: int) -> Tensor:
-    if logits.shape[1] < real_ids:
-        raise PosttrainError(
-            f"{whose}: its output head has {logits.shape[1]} rows for {real_ids} tokens; at least one row a token "
-            "is needed. Resize its embeddings to the tokenizer."
-        )
-    return logits[:, :real_ids]
 
 
 def _precise(logits: Tensor) -> torch.dtype:
