@@ -1,6 +1,6 @@
 """Crash safety: after any stop a stage is absent, in progress or complete, and the next run ends the same. No torch.
 
-Each sweep is one process that forks a run for every operation on the disk; see chain_fakes.py.
+Each sweep is one process that forks a run for every operation on the disk; see disk_sweep.py.
 """
 
 import json
@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-FAKES = Path(__file__).with_name("chain_fakes.py")
+SWEEP = Path(__file__).with_name("disk_sweep.py")
 
 
 MEMORY = Path("/dev/shm")  # a kill loses nothing that the kernel has, so no disk is needed
@@ -19,8 +19,8 @@ MEMORY = Path("/dev/shm")  # a kill loses nothing that the kernel has, so no dis
 
 def swept(how: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as folder:
-        command = [sys.executable, str(FAKES), "sweep", folder, how]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=FAKES.parents[1])
+        command = [sys.executable, str(SWEEP), folder, how]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=SWEEP.parents[1])
     assert answer.returncode == 0, answer.stderr
     return dict(json.loads(answer.stdout))
 

@@ -31,7 +31,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def command(path: Path, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
-    line = [sys.executable, str(PROGRAM), "cli", *arguments, "--store", str(path.parent / "runs/store")]
+    line = [sys.executable, str(PROGRAM), *arguments, "--store", str(path.parent / "runs/store")]
     root = str(PROGRAM.parents[1])
     return subprocess.Popen(
         line,

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain_fakes import Quiet, Shim, contents, graph, raw_recipe, run, torn, visible, write_recipe
+from chain_fakes import Quiet, contents, graph, raw_recipe, run, torn, visible, write_recipe
+from disk_sweep import Shim
 
 from posttrain.chain import store as store_module
 from posttrain.chain.plan import plan_rows
