@@ -1,122 +1,29 @@
-"""distill as the chain calls it: which students it makes, what it measures, what it refuses, what a stop keeps."""
+"""distill as the chain calls it: which students it makes, what it measures, what a stop keeps."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import distill_stage
 import pytest
-from stage_context import checked, context, given, run
+from distill_stage import (
+    QUICK,
+    SMALL,
+    Stop,
+    conversation,
+    distil,
+    first_sentence,
+    hashes,
+    weights,
+    write_data,
+)
+from stage_context import context, given, run
 
-from data_gen.story import tell
-from posttrain.chain.stage import StageContext, Tick
 from posttrain.errors import PosttrainError
-from posttrain.rows import Row, write_rows
-from posttrain.stages import STAGES
 
-SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-QUICK = {"learning_rate": 1e-2, "per_device_train_batch_size": 8, "bf16": False, "max_length": 96, "save_steps": 2}
-
-
-def conversation(number: int, answer: str) -> Row:
-    asked = {"role": "user", "content": f"Story {number}."}
-    return {"id": str(number), "messages": [asked, {"role": "assistant", "content": answer}]}
-
-
-def write_data(folder: Path, rows: list[Row]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_rows(folder / "train.jsonl", rows[4:])
-    write_rows(folder / "test.jsonl", rows[:4])
-    return folder
-
-
-def first_sentence(number: int) -> str:
-    return tell(4, number).text.split(".")[0] + "."
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    return write_data(folder, [conversation(i, first_sentence(i)) for i in range(36)])
-
-
-def new_model(folder: Path, seed: int, tokenizer: Any, **shape: int) -> Path:
-    from posttrain.lm.chat import TEMPLATE
-    from posttrain.lm.models import load_tokenizer, save_model
-    from posttrain.lm.pretraining import Architecture, new_model
-    from posttrain.lm.tokenizer import save_tokenizer
-
-    folder.mkdir()
-    save_tokenizer(tokenizer, TEMPLATE, 128, folder)
-    model = new_model(
-        Architecture(**{**SMALL, "max_position_embeddings": 128, **shape}), tokenizer.get_vocab_size(), 0, 3, seed
-    )
-    for weight in model.parameters():
-        weight.data.mul_(4.0 if weight.dim() == 2 else 1.0)  # sure of something, as a trained model is
-    save_model(model, load_tokenizer(folder), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A student and a teacher of three layers, with one tokenizer."""
-    from posttrain.lm.tokenizer import train_tokenizer
-
-    folder = tmp_path_factory.mktemp("pair")
-    tokenizer = train_tokenizer((tell(1, i).text for i in range(40)), 300)
-    return (
-        new_model(folder / "student", 1, tokenizer),
-        new_model(folder / "teacher", 2, tokenizer, hidden_size=24, num_hidden_layers=3),
-    )
-
-
-class Stop(NamedTuple):
-    """Where a run is interrupted: when so many of these are done."""
-
-    unit: str
-    after: int
-
-
-def stopping(ctx: StageContext, stop: Stop) -> StageContext:
-    @contextmanager
-    def progress(total: int, unit: str) -> Iterator[Tick]:
-        def tick(done: int, note: str = "", total: int | None = None) -> None:
-            if unit == stop.unit and done >= stop.after:
-                raise KeyboardInterrupt
-
-        yield tick
-
-    return replace(ctx, progress=progress)
-
-
-@pytest.fixture(scope="module")
-def other_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A teacher whose tokens are other strings, as many."""
-    from posttrain.lm.tokenizer import train_tokenizer
-
-    tokenizer = train_tokenizer((tell(2, i).text[::-1] for i in range(40)), 300)
-    return new_model(tmp_path_factory.mktemp("other") / "teacher", 3, tokenizer)
-
-
-def distil(folder: Path, pair: tuple[Path, Path], data: Path, stop: Stop | None = None, **settings: Any) -> Any:
-    """The stage's metrics; the student is the pair's unless `architecture` or `layers` says another."""
-    inputs = {"teacher": given(pair[1]), "data": given(data)}
-    if not {"architecture", "layers"} & settings.keys():
-        settings, inputs = {"model": "m", **settings}, {"model": given(pair[0]), **inputs}
-    ctx = context(folder, **inputs)
-    settings = {**QUICK, **settings}
-    return run("distill", stopping(ctx, stop) if stop else ctx, teacher="t", data="d", **settings)
-
-
-def weights(folder: Path) -> bytes:
-    return (folder / "out" / "model.safetensors").read_bytes()
-
-
-def hashes(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+rows, pair, other_teacher = distill_stage.rows, distill_stage.pair, distill_stage.other_teacher  # fixtures
 
 
 # Students
@@ -337,109 +244,3 @@ def test_a_teacher_stopped_while_it_is_cached_goes_on_with_the_next_block(
     assert (cache["blocks"], cache["made"], resumed["cache"]["made"]) == (4, 4, 0)
     assert cache["supervised_tokens"] == whole["supervised_tokens"] and cache["tokens_verified"] > 0
     assert 12 < cache["bytes_per_token"] < 200 and cache["tokens_per_second"] > 0
-
-
-# What is refused
-
-
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({}, "exactly one of 'model', 'architecture' and 'layers' .* not none"),
-        ({"model": "m", "layers": 2}, "not model and layers"),
-        ({"model": "m", "layers": 0}, "greater than or equal to 1"),
-        ({"model": "m", "method": "sequence", "alpha": 0.1}, "'alpha' is not read by method sequence, only by logits"),
-        ({"model": "m", "beta": 0.1}, "'beta' is read by divergence jsd alone, not by forward_kl"),
-        ({"model": "m", "alpha": 1.0}, "less than 1"),
-        ({"model": "m", "method": "telepathy"}, "'sequence'"),
-    ],
-)
-def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], said: str) -> None:
-    config = STAGES["distill"].config
-    config.model_validate(
-        {"kind": "distill", "teacher": "t", "data": "d", "model": "m", "divergence": "jsd", "beta": 0.1}
-    )
-    with pytest.raises(ValueError, match=said):
-        config.model_validate({"kind": "distill", "teacher": "t", "data": "d", **settings})
-
-
-def test_a_trainer_field_that_is_ours_is_refused_before_any_compute() -> None:
-    checked("distill", model="m", teacher="t", data="d", trainer={"adam_beta2": 0.99})
-    with pytest.raises(PosttrainError, match=r"steps\.x\.trainer\.seed: is set by distill itself"):
-        checked("distill", model="m", teacher="t", data="d", trainer={"seed": 1})
-
-
-def test_a_teacher_with_other_tokens_is_refused_unless_only_its_texts_are_learnt(
-    pair: tuple[Path, Path], other_teacher: Path, rows: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(PosttrainError, match=r"vocabulary: id .* for the student .* Use method: cross_tokenizer"):
-        distil(tmp_path / "a", (pair[0], other_teacher), rows)
-    made = distil(tmp_path / "b", (pair[0], other_teacher), rows, method="sequence", max_length=128)
-    assert made["held_out_divergence"] is None and made["held_out_nll"]["teacher"] > 0
-
-
-def test_rows_that_cannot_be_learnt_are_refused(pair: tuple[Path, Path], rows: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    for name in ("train", "test"):
-        (tmp_path / "empty" / f"{name}.jsonl").touch()
-    with pytest.raises(PosttrainError, match="holds no rows"):
-        distil(tmp_path / "a", pair, tmp_path / "empty")
-    with pytest.raises(PosttrainError, match="32 of 32 rows are longer than max_length 8"):
-        distil(tmp_path / "b", pair, rows, max_length=8)
-    with pytest.raises(PosttrainError, match=r"distill\.max_length: 256; at most 128"):
-        distil(tmp_path / "c", pair, rows, max_length=256)
-
-
-def test_a_model_whose_logits_change_after_the_head_is_refused(
-    pair: tuple[Path, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from transformers import LlamaForCausalLM
-
-    real = LlamaForCausalLM.forward
-
-    def capped(self: Any, *args: Any, **kwargs: Any) -> Any:
-        found = real(self, *args, **kwargs)
-        found.logits = found.logits.tanh()
-        return found
-
-    monkeypatch.setattr(LlamaForCausalLM, "forward", capped)
-    with pytest.raises(PosttrainError, match="changes its logits after the output"):
-        distil(tmp_path, pair, rows)
-
-
-def test_a_teacher_of_no_numbers_stops_the_run(pair: tuple[Path, Path], rows: Path, tmp_path: Path) -> None:
-    from posttrain.lm.models import load_model, load_tokenizer, save_model
-
-    broken = load_model(pair[1])
-    broken.model.norm.weight.data.fill_(float("nan"))
-    save_model(broken, load_tokenizer(pair[1]), tmp_path / "broken")
-    with pytest.raises(PosttrainError, match=r"teacher: held-out answers cost .*broken nan nats"):
-        distil(tmp_path, (pair[0], tmp_path / "broken"), rows)
-
-
-# The chain
-
-
-def test_a_student_of_no_step_has_nothing_to_be_compared_with() -> None:
-    from chain_fakes import commit_of
-
-    from posttrain.chain.graph import build_graph
-    from posttrain.chain.recipe import parse_recipe
-
-    def judge_of(**student: Any) -> set[str]:
-        step = {"kind": "distill", "teacher": "models/storyteller-1m", "data": "rows", **student}
-        raw = {
-            "judge": {"prompts": "eval/prompts/tinystories.jsonl"},
-            "steps": {
-                "base": {"kind": "base", "model": "models/storyteller-1m"},
-                "rows": {"kind": "generate"},
-                "distill": step,
-            },
-        }
-        recipe = parse_recipe(raw, "r", STAGES)
-        assert recipe.gates["distill"].test == ("superior" if "model" in student else None)
-        nodes = build_graph(recipe, STAGES, None, commit_of)
-        return {*next(node for node in nodes if node.name == "distill.judge").inputs}
-
-    assert judge_of(model="base") == {"judged", "before", "previous", "training"}
-    assert judge_of(layers=2) == judge_of(architecture={}) == {"judged", "training"}
