@@ -14,6 +14,7 @@ import json
 import os
 import re
 import resource
+import statistics
 import sys
 import tempfile
 import time
@@ -77,8 +78,11 @@ def judged(endpoint: Endpoint, path: Path, prompts: Mapping[str, Row], rows: Seq
         return Run(ready - start, end - ready, used, journal.spent("").requests - sent, verdicts)
 
 
-def measure(port: int, count: int, concurrency: int, logprobs: bool) -> None:
-    """Bare sockets, the judge, the judge again; exits where a verdict is missing or a call too many was sent."""
+def measure(port: int, count: int, concurrency: int, logprobs: bool) -> float:
+    """Bare sockets, the judge, the judge again; exits where a verdict is missing or a call too many was sent.
+
+    The judge's time beside the ideal.
+    """
     prompts, rows = answers(count)
     ideal = ideal_seconds(count, concurrency)
     url = f"http://127.0.0.1:{port}/v1"
@@ -98,6 +102,7 @@ def measure(port: int, count: int, concurrency: int, logprobs: bool) -> None:
     scores = [verdict.score for verdicts in first.verdicts for verdict in verdicts.values()]
     if None in scores or first.verdicts != again.verdicts or (first.calls, again.calls) != (count + 1, 0):
         sys.exit("a verdict is missing, another one came the second time, or calls were not as many as verdicts")
+    return first.seconds / ideal
 
 
 def memory() -> str:
@@ -146,6 +151,7 @@ def main() -> None:
     if options.serve:
         return serve(options.logprobs)
     with serving("-m", "bench.verdicts", "--serve", *(["--logprobs"] if options.logprobs else [])) as port:
+        ratios = []
         for repeat in range(options.repeats + 1):
             count = options.verdicts if repeat else options.concurrency  # first: imports and connections
             load = os.getloadavg()[0]
@@ -153,8 +159,8 @@ def main() -> None:
                 f"{f'run {repeat}' if repeat else 'warm-up'}: {count} verdicts, {options.concurrency} at once,", end=" "
             )
             print(f"load {load:.1f}, {memory()} at most so far")
-            measure(port, count, options.concurrency, options.logprobs)
-        print(f"{memory()} at most")
+            ratios.append(measure(port, count, options.concurrency, options.logprobs))
+        print(f"{statistics.median(ratios[1:]):.2f} x ideal (median of {options.repeats} runs), {memory()} at most")
 
 
 if __name__ == "__main__":

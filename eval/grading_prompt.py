@@ -14,7 +14,7 @@ rubric file serve people, the rule judge and a language model:
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -42,6 +42,22 @@ class Brief:
     reference: str | None
     axes: Mapping[str, str]
     choices: Mapping[str, Sequence[str]]  # axis -> what A, B, ... stand for
+
+    @cached_property
+    def form(self) -> str:
+        """The object wanted, which is no JSON itself: a reply that copies it holds no verdict."""
+        graded = '"score": 1 to 10'
+        last = {axis: f'"choice": A to {LETTERS[len(found) - 1]}, in quotes' for axis, found in self.choices.items()}
+        rows = [f'  "{axis}": {{"reason": "...", {last.get(axis, graded)}}}' for axis in self.axes]
+        return "{\n" + ",\n".join(rows) + "\n}"
+
+    @cached_property
+    def schema(self) -> dict[str, Any]:
+        """JSON schema of {axis: {reason, score}}, or {reason, choice}; every field is needed and no other allowed."""
+        last: dict[str, dict[str, Any]] = {axis: {"score": {"type": "integer", "enum": GRADES}} for axis in self.axes}
+        for axis, found in self.choices.items():
+            last[axis] = {"choice": {"type": "string", "enum": list(LETTERS[: len(found)])}}
+        return _object({axis: _object({"reason": {"type": "string"}, **wanted}) for axis, wanted in last.items()})
 
 
 @dataclass(frozen=True)
@@ -123,8 +139,8 @@ def grading(told: Brief, judged: Material, salt: str, max_tokens: int, nth: int 
         "Write for each axis first the reason, one or two sentences that name evidence in the answer, then the score, "
         f"a whole number from 1 to 10{letter}."
     )
-    content = _filled("absolute", told, list(told.axes), judged, salt, _form(told), ask_for=ask_for)
-    return Question(({"role": "user", "content": content},), grading_schema(told), max_tokens, nth)
+    content = _filled("absolute", told, list(told.axes), judged, salt, told.form, ask_for=ask_for)
+    return Question(({"role": "user", "content": content},), told.schema, max_tokens, nth)
 
 
 def comparing(told: Brief, judged: Material, salt: str, max_tokens: int) -> Question:
@@ -149,29 +165,6 @@ def _filled(name: str, told: Brief, axes: Sequence[str], judged: Material, salt:
     return Template(template(name)).substitute(
         title=told.title, intro=intro, axes=sections, mark=key, material="\n\n".join(fences), form=form, **more
     )
-
-
-def _form(told: Brief) -> str:
-    """The object wanted, which is no JSON itself: a reply that copies it holds no verdict."""
-    graded = '"score": 1 to 10'
-    last = {axis: f'"choice": A to {LETTERS[len(found) - 1]}, in quotes' for axis, found in told.choices.items()}
-    rows = [f'  "{axis}": {{"reason": "...", {last.get(axis, graded)}}}' for axis in told.axes]
-    return "{\n" + ",\n".join(rows) + "\n}"
-
-
-def grading_schema(told: Brief) -> dict[str, Any]:
-    """JSON schema of {axis: {reason, score}}, or {reason, choice}; every field is needed and no other allowed."""
-    graded = {"score": {"type": "integer", "enum": GRADES}}
-    return _object(
-        {
-            axis: _object({"reason": {"type": "string"}, **(_letters(told, axis) if axis in told.choices else graded)})
-            for axis in told.axes
-        }
-    )
-
-
-def _letters(told: Brief, axis: str) -> dict[str, Any]:
-    return {"choice": {"type": "string", "enum": list(LETTERS[: len(told.choices[axis])])}}
 
 
 def _object(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ in a reply that was cut short is unscored.
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from eval.asking import Reply
@@ -106,14 +107,17 @@ def _unescaped(text: str) -> str:
 
 
 def _shown_verdicts(shown: Sequence[str], keys: Sequence[str]) -> list[Fields]:
-    """Objects with one of the keys in what the judge was shown, also where they stand escaped once or twice."""
-    found = []
-    for text in shown:
-        once = _unescaped(text)
-        for layer in dict.fromkeys([text, once, _unescaped(once)]):
-            every = (part for _, _, value in objects(layer) for part in _all_in(value))
-            found += [_plain(value) for value in every if any(key in value for key in keys)]
-    return found
+    """Objects with one of the keys in what the judge was shown."""
+    return [fake for text in shown for fake in _verdicts_in(text, tuple(keys))]
+
+
+@lru_cache(maxsize=64)  # the rubric's part of a prompt is the same in a thousand replies
+def _verdicts_in(text: str, keys: tuple[str, ...]) -> list[Fields]:
+    """Objects with one of the keys in a text, also where they stand escaped once or twice."""
+    once = _unescaped(text)
+    layers = dict.fromkeys([text, once, _unescaped(once)])
+    every = (part for layer in layers for _, _, value in objects(layer) for part in _all_in(value))
+    return [_plain(value) for value in every if any(key in value for key in keys)]
 
 
 def _echoes(text: str, shown: Sequence[str]) -> list[tuple[int, int]]:

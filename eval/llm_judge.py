@@ -64,7 +64,7 @@ def llm_judge(ask: Ask, rubric: Rubric, prompts: Mapping[str, Row], settings: Ju
     An axis of lettered choices (`eval/grading_prompt.py`) is scored by the place of the choice, 1 for A.
     """
     chosen, told = settings or JudgeSettings(), brief(rubric)
-    axes = list(told.axes)
+    axes, rules = list(told.axes), grading(told, Material("", "", [""]), chosen.salt, 0).messages[0]["content"]
 
     def judge(rows: Sequence[Row]) -> list[Verdicts]:
         cases = [_material(told, prompts, row) for row in rows]
@@ -75,7 +75,7 @@ def llm_judge(ask: Ask, rubric: Rubric, prompts: Mapping[str, Row], settings: Ju
             if isinstance(case, Verdict):
                 judged.append(dict.fromkeys(axes, case))
                 continue
-            shown = [questions[0].messages[0]["content"], *case.texts]
+            shown = [rules, *case.texts]
             judged.append(combine_votes([read_grades(next(replies), axes, told.choices, shown) for _ in questions]))
         return judged
 

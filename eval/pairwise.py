@@ -131,10 +131,10 @@ def compare(
     pairs = [_pair(told, prompts, row, before.get(_key(row))) for row in new]
     asked = [_both_orders(told, pair, chosen) if isinstance(pair, Material) else [] for pair in pairs]
     replies = iter(ask_all(ask, [question for part in asked for question in part]))
+    rules = comparing(told, Material("", "", ["", ""]), chosen.salt, 0).messages[0]["content"]
     made = []
     for row, pair, questions in zip(new, pairs, asked, strict=True):
-        shown = [question.messages[0]["content"] for question in questions]
-        shown += pair.texts if isinstance(pair, Material) else []
+        shown = [rules, *(pair.texts if isinstance(pair, Material) else [])]
         sides = [read_side(next(replies), shown, new_first=place == 0) for place in range(len(questions))]
         one, other = sides or [Side(None, str(pair))] * 2
         win = unscored(pair) if isinstance(pair, str) else decide(one, other)

@@ -4,19 +4,18 @@ A call's upper bound: a token has at least one byte, so the prompt has no more t
 a margin for what a chat template adds; the completion has at most `max_tokens`.
 """
 
-import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import Field
 
 from posttrain.chain import strict_yaml
 from posttrain.chain.stage import Config
-from posttrain.engines.endpoint import Answer, Endpoint, Price, Request, body_of, is_local, key_of
+from posttrain.engines.endpoint import Answer, Call, Endpoint, Price, Request, call_of, is_local, key_of
 from posttrain.engines.journal import Amount, Journal, exceeds
 from posttrain.errors import PosttrainError
 
@@ -75,36 +74,35 @@ def usd(price: Price | None, prompt_tokens: int, completion_tokens: int) -> floa
     return 0.0 if price is None else (prompt_tokens * price.input + completion_tokens * price.output) / 1e6
 
 
-def worst_case(body: Mapping[str, Any]) -> tuple[int, int]:
+def worst_case(call: Call) -> tuple[int, int]:
     """The most prompt and completion tokens of one call."""
-    most: int = body.get("max_completion_tokens") or body["max_tokens"]
-    return len(json.dumps(body, ensure_ascii=False).encode()) + TEMPLATE, most
+    return len(call.content) + TEMPLATE, call.max_tokens
 
 
-def worst_amount(body: Mapping[str, Any], price: Price | None) -> Amount:
+def worst_amount(call: Call, price: Price | None) -> Amount:
     """The most that one call may cost."""
-    prompt, completion = worst_case(body)
+    prompt, completion = worst_case(call)
     return Amount(1, prompt + completion, usd(price, prompt, completion))
 
 
-def cost_of(answer: Answer, body: Mapping[str, Any], price: Price | None) -> Amount:
+def cost_of(answer: Answer, call: Call, price: Price | None) -> Amount:
     """What an answered call cost; its upper bound where the endpoint does not count."""
     prompt, completion = answer.usage
     if prompt is None or completion is None:
-        most = worst_case(body)
+        most = worst_case(call)
         prompt, completion = most[0] if prompt is None else prompt, most[1] if completion is None else completion
     return Amount(1, prompt + completion, usd(price, prompt, completion))
 
 
 def estimate(endpoint: Endpoint, requests: Sequence[Request], journal: Journal | None) -> Estimate:
     """What would be sent, if every call succeeds at once; no key is needed and nothing is sent."""
-    bodies = {key_of(endpoint, request): body_of(endpoint, request) for request in requests}
-    answered = journal.answers(list(bodies)) if journal else {}
-    tokens = [worst_case(body) for key, body in bodies.items() if key not in answered]
+    different = {key_of(endpoint, request): request for request in requests}
+    answered = journal.answers(list(different)) if journal else {}
+    tokens = [worst_case(call_of(endpoint, request)) for key, request in different.items() if key not in answered]
     prompt, completion = sum(pair[0] for pair in tokens), sum(pair[1] for pair in tokens)
     price = price_of(endpoint)
     cost = None if price is None else usd(price, prompt, completion)
-    return Estimate(len(bodies), len(answered), prompt, completion, cost)
+    return Estimate(len(different), len(answered), prompt, completion, cost)
 
 
 def exceeded(scope: str, spent: Amount, next_call: Amount, limit: Amount, journal: Path) -> BudgetExceeded:

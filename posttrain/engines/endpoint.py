@@ -4,6 +4,7 @@ The key of a request in the journal is the sha256 of everything that is sent: no
 """
 
 import ipaddress
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -91,6 +92,13 @@ class Request(NamedTuple):
     max_tokens: int | None = None  # the endpoint's own when None
     response_format: Mapping[str, Any] | None = None
     nth: int = 0
+
+
+class Call(NamedTuple):
+    """A request as it is sent: the JSON, and the most tokens that may come back."""
+
+    content: bytes
+    max_tokens: int
 
 
 class Usage(NamedTuple):
@@ -190,7 +198,7 @@ def body_of(endpoint: Endpoint, request: Request) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": endpoint.model,
         "messages": [dict(message) for message in request.messages],
-        most: request.max_tokens or endpoint.max_tokens,
+        most: reply_tokens(endpoint, request),
         "temperature": endpoint.temperature,
         "top_p": endpoint.top_p,
         "seed": None if endpoint.seed is None else endpoint.seed + request.nth,
@@ -199,6 +207,17 @@ def body_of(endpoint: Endpoint, request: Request) -> dict[str, Any]:
     if endpoint.top_logprobs:
         body |= {"logprobs": True, "top_logprobs": endpoint.top_logprobs}
     return {name: value for name, value in body.items() if value is not None} | endpoint.extra
+
+
+def reply_tokens(endpoint: Endpoint, request: Request) -> int:
+    """The most tokens of a reply."""
+    return request.max_tokens or endpoint.max_tokens
+
+
+def call_of(endpoint: Endpoint, request: Request) -> Call:
+    """The request as it is sent. Nothing is sorted: the order of a schema's fields is the order of the reply's."""
+    content = json.dumps(body_of(endpoint, request), ensure_ascii=False, separators=(",", ":")).encode()
+    return Call(content, reply_tokens(endpoint, request))
 
 
 def key_of(endpoint: Endpoint, request: Request) -> str:

@@ -10,10 +10,22 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from posttrain.engines.budget import Budget, cost_of, exceeded, limit_of, price_of, worst_amount
-from posttrain.engines.endpoint import Answer, Endpoint, Failure, Price, Request, api_key, body_of, key_of
+from posttrain.engines.endpoint import (
+    Answer,
+    Call,
+    Endpoint,
+    Failure,
+    Price,
+    Request,
+    api_key,
+    call_of,
+    key_of,
+    reply_tokens,
+)
 from posttrain.engines.journal import Amount, Claim, Journal, Outcome, Settlement
 from posttrain.engines.reply import Trouble, byte_limit, dump_answer, load_answer
 from posttrain.errors import PosttrainError
@@ -23,6 +35,7 @@ if TYPE_CHECKING:
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds between tries: full jitter below a doubling bound
 POLL = 0.05, 1.0  # seconds between looks at what another process is doing
+PART = 100  # requests that are looked up at once
 HOPELESS = 32  # failures without one answer, after which the rest is not tried
 
 
@@ -36,8 +49,7 @@ class Job(NamedTuple):
     """One request that is not answered yet."""
 
     key: str
-    body: dict[str, Any]
-    worst: Amount
+    call: Call
 
 
 class Run(NamedTuple):
@@ -66,23 +78,41 @@ def complete(
     it, and PosttrainError where no request can succeed (a wrong key, an unknown model); answers are kept either way.
     """
     limit, price = limit_of(budget, endpoint), price_of(endpoint)
-    keys = [key_of(endpoint, request) for request in requests]
-    found: dict[str, Answer | Failure] = {key: load_answer(text) for key, text in journal.answers(keys).items()}
-    bodies = {key: body_of(endpoint, request) for key, request in zip(keys, requests, strict=True) if key not in found}
-    jobs = [Job(key, body, worst_amount(body, price)) for key, body in bodies.items()]
-    if tick and found:
-        tick(len(found), f"{len(found)} from the journal")
-    if jobs:
-        run = Run(endpoint, journal, scope, limit, price, sleep)
-        asyncio.run(_ask_all(run, jobs, found, tick))
+    run = Run(endpoint, journal, scope, limit, price, sleep)
+    keys: list[str] = []
+    found: dict[str, Answer | Failure] = {}
+    jobs = _jobs(run, requests, keys, found, tick)
+    if (first := next(jobs, None)) is not None:
+        most = byte_limit(max(reply_tokens(endpoint, request) for request in requests), endpoint.top_logprobs)
+        asyncio.run(_ask_all(run, chain([first], jobs), found, tick, most))
     return [found[key] for key in keys]
 
 
-async def _ask_all(run: Run, jobs: Sequence[Job], found: dict[str, Answer | Failure], tick: Note | None) -> None:
+def _jobs(
+    run: Run, requests: Sequence[Request], keys: list[str], found: dict[str, Answer | Failure], tick: Note | None
+) -> Iterator[Job]:
+    """What the journal has no answer to, once each; fills `keys` and `found`. A part at a time, so that calls are on
+    their way while later requests are looked up."""
+    asked: set[str] = set()
+    for start in range(0, len(requests), PART):
+        part = {place: key_of(run.endpoint, requests[place]) for place in range(len(requests))[start : start + PART]}
+        keys += part.values()
+        known = run.journal.answers([key for key in dict.fromkeys(part.values()) if key not in found])
+        found.update((key, load_answer(text)) for key, text in known.items())
+        if tick and known:
+            tick(len(found), f"{len(known)} from the journal")
+        for place, key in part.items():
+            if key not in found and key not in asked:
+                asked.add(key)
+                yield Job(key, call_of(run.endpoint, requests[place]))
+
+
+async def _ask_all(
+    run: Run, jobs: Iterator[Job], found: dict[str, Answer | Failure], tick: Note | None, most: int
+) -> None:
     from posttrain.engines.wire import open_wire
 
-    key, most = api_key(run.endpoint), max(byte_limit(job.body) for job in jobs)
-    clerk = _Clerk(run.journal)
+    key, clerk = api_key(run.endpoint), _Clerk(run.journal)
     async with open_wire(run.endpoint, key, most) as wire:
         crew = _Crew(run, wire, clerk, jobs, found, tick)
         try:
@@ -156,14 +186,14 @@ class _Crew:
         run: Run,
         wire: "Wire",
         clerk: _Clerk,
-        jobs: Sequence[Job],
+        jobs: Iterator[Job],
         found: dict[str, Answer | Failure],
         tick: Note | None,
     ) -> None:
         self.run, self.wire, self.clerk, self.found, self.tick = run, wire, clerk, found, tick
-        self.todo: Iterator[Job] = iter(jobs)
+        self.todo = jobs
         self.slots = asyncio.Semaphore(run.endpoint.concurrency)
-        self.workers = min(len(jobs), run.endpoint.concurrency * 3 // 2 + 1)
+        self.workers = run.endpoint.concurrency * 3 // 2 + 1
         self.stop: PosttrainError | None = None
         self.stopped, self.news = asyncio.Event(), asyncio.Event()
         self.calm = 0.0  # no call before this moment: the endpoint asked for a pause
@@ -195,7 +225,6 @@ class _Crew:
 
     async def _ask(self, job: Job) -> Answer | Failure:
         """One request, tried until it is answered, refused, or out of tries."""
-        jitter = random.Random(f"{self.run.endpoint.seed} {job.key}")
         tries = self.run.endpoint.retries + 1
         trouble = None
         for attempt in range(tries):
@@ -208,6 +237,7 @@ class _Crew:
             if not trouble.again:
                 return Failure(trouble.reason, trouble.status)
             if attempt + 1 < tries:
+                jitter = random.Random(f"{self.run.endpoint.seed} {job.key} {attempt}")
                 bound = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt)
                 await self._pause((trouble.wait or 0.0) + jitter.uniform(0, bound))
         assert trouble is not None
@@ -224,14 +254,14 @@ class _Crew:
                 await self._settle(Settlement(outcome.call, "unsent"))
                 raise self.stop
             started = time.monotonic()
-            reply = await self.wire.post(job.body)
+            reply = await self.wire.post(job.call.content)
         seconds = time.monotonic() - started
         if isinstance(reply, Trouble):
             if reply.wait:
                 self.calm = max(self.calm, time.monotonic() + reply.wait)
             await self._settle(Settlement(outcome.call, "lost" if reply.charged else "refused", seconds=seconds))
             return reply
-        cost = cost_of(reply, job.body, self.run.price)
+        cost = cost_of(reply, job.call, self.run.price)
         done = Settlement(outcome.call, "answered", dump_answer(reply), reply.model, *reply.usage, cost, seconds)
         return load_answer((await self._settle(done)).answer)
 
@@ -243,8 +273,8 @@ class _Crew:
 
     async def _claim(self, job: Job) -> Outcome:
         """The right to send this request, or its answer where another process had it; waits while it has not."""
-        run, wait = self.run, POLL[0]
-        claim = Claim(job.key, run.scope, run.endpoint.base_url, job.worst, run.limit, 2 * run.endpoint.deadline + 60)
+        run, wait, worst = self.run, POLL[0], worst_amount(job.call, self.run.price)
+        claim = Claim(job.key, run.scope, run.endpoint.base_url, worst, run.limit, 2 * run.endpoint.deadline + 60)
         while True:
             if self.stop:
                 raise self.stop
@@ -253,7 +283,7 @@ class _Crew:
                 return outcome
             if outcome.state == "over":
                 assert run.limit is not None
-                raise exceeded(run.scope, outcome.spent, job.worst, run.limit, run.journal.path)
+                raise exceeded(run.scope, outcome.spent, worst, run.limit, run.journal.path)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.news.wait(), wait)
             wait = min(wait * 2, POLL[1])

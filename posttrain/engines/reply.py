@@ -47,10 +47,9 @@ def scrub(text: str, key: str | None) -> str:
     return text.replace(key, "[key]") if key else text
 
 
-def byte_limit(body: Mapping[str, Any]) -> int:
-    """The most bytes a reply to this body may have: generous for its tokens, their logprobs and an envelope."""
-    tokens: int = body.get("max_completion_tokens") or body["max_tokens"]
-    alternatives: int = 1 + body["top_logprobs"] if "top_logprobs" in body else 0
+def byte_limit(tokens: int, top_logprobs: int) -> int:
+    """The most bytes that a reply may have: generous for its tokens, their logprobs and an envelope."""
+    alternatives = 1 + top_logprobs if top_logprobs else 0
     return 2**18 + tokens * (64 + 256 * alternatives)
 
 

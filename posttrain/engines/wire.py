@@ -4,9 +4,8 @@ The client's own retries, redirects and environment are switched off: what is se
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import httpx2
 import openai
@@ -22,12 +21,12 @@ class Wire:
     def __init__(self, client: openai.AsyncOpenAI, endpoint: Endpoint, key: str | None) -> None:
         self.client, self.endpoint, self.key = client, endpoint, key
 
-    async def post(self, body: Mapping[str, Any]) -> Answer | Trouble:
-        """Send one request and read its reply; everything that can go wrong on the way is a `Trouble`."""
+    async def post(self, content: bytes) -> Answer | Trouble:
+        """Send one request's JSON and read its reply; everything that can go wrong on the way is a `Trouble`."""
         url, deadline = self.endpoint.base_url, self.endpoint.deadline
         try:
             async with asyncio.timeout(deadline):
-                reply = await self._send(body)
+                reply = await self._send(content)
         except TimeoutError:
             return Trouble(f"{url}: no whole reply within {deadline:g} s", again=True)
         except openai.APIStatusError as error:
@@ -41,8 +40,8 @@ class Wire:
         read = read_answer(reply.content, self.key)
         return read._replace(reason=f"{url}: {read.reason}") if isinstance(read, Trouble) else read
 
-    async def _send(self, body: Mapping[str, Any]) -> httpx2.Response:
-        return await self.client.post("/chat/completions", cast_to=httpx2.Response, body=dict(body))
+    async def _send(self, content: bytes) -> httpx2.Response:
+        return await self.client.post("/chat/completions", cast_to=httpx2.Response, content=content)
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ from eval.rubric import Rubric, RubricError, load_rubric
 from eval.verdict import scores
 from posttrain.chain.stage import Progress
 from posttrain.engines.budget import Budget, cost_of, price_of
-from posttrain.engines.endpoint import Answer, Endpoint, Failure, Request, api_key, body_of, key_of
+from posttrain.engines.endpoint import Answer, Endpoint, Failure, Request, api_key, call_of, key_of
 from posttrain.engines.journal import Journal
 from posttrain.errors import PosttrainError
 from posttrain.labelling.texts import read_text
@@ -99,7 +99,7 @@ class _CountingAsker(Asker):
         return [reply_of(answer) for answer in found]
 
     def _cost(self, request: Request, answer: Answer | Failure) -> float:
-        return cost_of(answer, body_of(self.endpoint, request), self.price).usd if isinstance(answer, Answer) else 0.0
+        return cost_of(answer, call_of(self.endpoint, request), self.price).usd if isinstance(answer, Answer) else 0.0
 
 
 def _rubric(path: Path) -> Rubric:
