@@ -157,10 +157,9 @@ def _trained_tokens(model: Any, ids: Sequence[int]) -> list[int] | dict[str, lis
     return {names[module]: tokens for module in ends}
 
 
-def _trl_config(settings: SFTSettings, checkpoint_dir: Path) -> Any:
-    """The `SFTConfig` of a run: the settings, what this module needs, and the recipe's further fields."""
+def training_arguments(settings: SFTSettings, checkpoint_dir: Path) -> dict[str, Any]:
+    """Fields of `TrainingArguments`: the settings, what training here needs, and the recipe's further ones."""
     from transformers import TrainingArguments
-    from trl import SFTConfig
 
     cuda = device() == "cuda"
     ours = {
@@ -184,16 +183,21 @@ def _trl_config(settings: SFTSettings, checkpoint_dir: Path) -> Any:
         "report_to": [],
         "disable_tqdm": True,
         "remove_unused_columns": False,
-        "dataset_kwargs": {"skip_prepare_dataset": True},
-        "max_length": None,
     }
     defaults = {"gradient_checkpointing": False, "optim": "adamw_torch_fused", "dataloader_pin_memory": cuda}
     known = {f.name for f in fields(TrainingArguments)} | {"gradient_checkpointing", "activation_offloading"}
     for name in settings.trainer:
         _check_trainer_field(name, ours, sorted(known), settings.kind)
+    return {**defaults, **settings.trainer, **ours}
+
+
+def _trl_config(settings: SFTSettings, checkpoint_dir: Path) -> Any:
+    from trl import SFTConfig
+
+    given = training_arguments(settings, checkpoint_dir)
     with warnings.catch_warnings():  # TRL's own default is a field that transformers has renamed
         warnings.simplefilter("ignore", FutureWarning)
-        return SFTConfig(**{**defaults, **settings.trainer, **ours})
+        return SFTConfig(**given, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None)
 
 
 def check_trainer(settings: SFTSettings, where: str) -> None:

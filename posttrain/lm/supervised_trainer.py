@@ -100,28 +100,19 @@ class LengthGroupedBatches(torch.utils.data.Sampler[int]):
         yield from order[whole * self.group :]
 
 
-class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]
-    """See the module. `on_step(step, steps, logs)` is called after every optimizer step."""
+class RepeatableTrainer(Trainer):  # type: ignore[misc]
+    """What every trainer here does its own way: the order of rows, the log, and checkpoints. See the module.
 
-    def __init__(
-        self, model: Any, args: SFTConfig, rows: Sequence[TokenRow], on_step: OnStep, packing: bool = False
-    ) -> None:
-        self._lengths = [len(row.input_ids) for row in rows]
+    Mixed in before one of TRL's trainers. `on_step(step, steps, logs)` is called after every optimizer step.
+    """
+
+    def _prepare(self, args: Any, lengths: Sequence[int], on_step: OnStep, counts: Sequence[str]) -> None:
+        """To be called before TRL's own `__init__`. `counts` are summed over an optimizer step, then logged."""
+        self._lengths = list(lengths)
         self._on_step = on_step
         self._checkpoint_root = Path(args.output_dir)
-        self._counts = {"tokens": 0.0, "supervised_tokens": 0.0}
+        self._counts = dict.fromkeys(counts, 0.0)
         self._clock = time.perf_counter()
-        super().__init__(
-            model,
-            args,
-            train_dataset=as_dataset(rows),
-            data_collator=pack if packing else collate,
-            processing_class=_no_tokenizer(),
-        )
-        self.processing_class = None  # demanded above, and then it would rewrite the model's special tokens
-        self.model_accepts_loss_kwargs = True  # so that the supervised tokens of a whole step are counted
-        self.loss_is_scaled_for_ga = True
-        self.remove_callback(PrinterCallback)
 
     def unpatch(self) -> None:
         """Take back what TRL and accelerate put over `forward`, so that the model is the caller's again."""
@@ -136,26 +127,6 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         group = self.args.train_batch_size * self.args.gradient_accumulation_steps
         return LengthGroupedBatches(self._lengths, group, self.args.seed)
-
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Tensor:
-        """The loss under autocast, which the Trainer puts on `model.forward` alone."""
-        self._counts["tokens"] += int(inputs["tokens"].sum())
-        self._counts["supervised_tokens"] += int((inputs["labels"][:, 1:] != IGNORED).sum())
-        with self.accelerator.autocast():
-            return self._loss(inputs, num_items_in_batch)
-
-    def _loss(self, inputs: Any, num_items_in_batch: Any) -> Tensor:
-        """The cross entropy at supervised positions; distillation puts another one in its place."""
-        return supervised_cross_entropy(
-            self.model,
-            inputs["input_ids"],
-            None,
-            inputs["labels"],
-            num_items_in_batch,
-            position_ids=inputs.get("position_ids"),
-        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Keep each step's figures in the trainer's state, so in checkpoints, and hand them to `on_step`."""
@@ -194,6 +165,46 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]
         for old in checkpoints(self._checkpoint_root)[:-KEPT_CHECKPOINTS]:
             os.replace(old, partial / old.name)
         shutil.rmtree(partial)
+
+
+class SupervisedTrainer(RepeatableTrainer, SFTTrainer):  # type: ignore[misc]
+    """The trainer of rows that are tokens already, with the loss at supervised positions. See the module."""
+
+    def __init__(
+        self, model: Any, args: SFTConfig, rows: Sequence[TokenRow], on_step: OnStep, packing: bool = False
+    ) -> None:
+        self._prepare(args, [len(row.input_ids) for row in rows], on_step, ("tokens", "supervised_tokens"))
+        super().__init__(
+            model,
+            args,
+            train_dataset=as_dataset(rows),
+            data_collator=pack if packing else collate,
+            processing_class=_no_tokenizer(),
+        )
+        self.processing_class = None  # demanded above, and then it would rewrite the model's special tokens
+        self.model_accepts_loss_kwargs = True  # so that the supervised tokens of a whole step are counted
+        self.loss_is_scaled_for_ga = True
+        self.remove_callback(PrinterCallback)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """The loss under autocast, which the Trainer puts on `model.forward` alone."""
+        self._counts["tokens"] += int(inputs["tokens"].sum())
+        self._counts["supervised_tokens"] += int((inputs["labels"][:, 1:] != IGNORED).sum())
+        with self.accelerator.autocast():
+            return self._loss(inputs, num_items_in_batch)
+
+    def _loss(self, inputs: Any, num_items_in_batch: Any) -> Tensor:
+        """The cross entropy at supervised positions; distillation puts another one in its place."""
+        return supervised_cross_entropy(
+            self.model,
+            inputs["input_ids"],
+            None,
+            inputs["labels"],
+            num_items_in_batch,
+            position_ids=inputs.get("position_ids"),
+        )
 
 
 def checkpoints(root: Path) -> list[Path]:
