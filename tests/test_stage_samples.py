@@ -95,12 +95,21 @@ def test_progress_is_told_for_both_passes(tiny_chat_model: Path, tmp_path: Path)
 def writing(tokens: list[int]) -> Any:
     """A model that writes these tokens, whatever it is asked."""
     import torch
+    from transformers import LlamaConfig
 
-    def generate(input_ids: Any, **settings: Any) -> Any:
-        return torch.cat([input_ids, torch.tensor([tokens] * len(input_ids))], dim=1)
+    class Writer:
+        config, device = LlamaConfig(num_hidden_layers=1, max_position_embeddings=256), "cpu"
+        left = iter(tokens)
 
-    config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(max_position_embeddings=256))
-    return SimpleNamespace(config=config, device="cpu", eval=lambda: None, generate=generate)
+        def eval(self) -> None:
+            pass
+
+        def __call__(self, **inputs: Any) -> Any:
+            logits = torch.full((1, 1, 10_000), float("-inf"))
+            logits[..., next(self.left)] = 0.0
+            return SimpleNamespace(logits=logits)
+
+    return Writer()
 
 
 def test_a_control_token_inside_an_answer_stands_in_the_text(tiny_chat_model: Path, tmp_path: Path) -> None:

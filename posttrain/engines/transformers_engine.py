@@ -79,35 +79,27 @@ def _sample_block(
 ) -> list[Row]:
     import torch
 
-    width = max(len(prompt.ids) for prompt in block)
-    context = model.config.get_text_config().max_position_embeddings
+    from posttrain.engines.decoding import decode
+
+    longest = max(block, key=lambda prompt: len(prompt.ids))
+    width, context = len(longest.ids), model.config.get_text_config().max_position_embeddings
     if width >= context:
-        longest = max(block, key=lambda prompt: len(prompt.ids))
         raise PosttrainError(
             f"prompt {longest.id}: {width} tokens; fewer than {context}, the model's context, are allowed. Shorten it."
         )
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(stop_ids)
-    ids = torch.tensor([[pad] * (width - len(prompt.ids)) + prompt.ids for prompt in block])
-    mask = torch.tensor([[0] * (width - len(prompt.ids)) + [1] * len(prompt.ids) for prompt in block])
-    torch.manual_seed(block_seed(settings.seed, block))
-    how: dict[str, Any] = {"do_sample": False}
-    if settings.temperature > 0:
-        how = {"do_sample": True, "temperature": settings.temperature, "top_k": 0, "top_p": 1.0}
     model.eval()
-    with torch.inference_mode():
-        made = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            max_new_tokens=min(settings.max_new_tokens, context - width),
-            eos_token_id=sorted(stop_ids),
-            pad_token_id=pad,
-            **how,
-        )
+    made = decode(
+        model,
+        [prompt.ids for prompt in block],
+        stop_ids,
+        min(settings.max_new_tokens, context - width),
+        settings.temperature,
+        torch.Generator().manual_seed(block_seed(settings.seed, block)),
+    )
     rows = []
-    for prompt, tokens in zip(block, made[:, width:].tolist(), strict=True):
-        end = next((at for at, token in enumerate(tokens) if token in stop_ids), None)
-        kept = tokens if end is None else tokens[:end]
+    for prompt, tokens in zip(block, made, strict=True):
+        stopped = tokens[-1] in stop_ids
+        kept = tokens[:-1] if stopped else tokens
         text = tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        used = len(kept) + (end is not None)
-        rows.append({"id": prompt.id, "text": text, "stopped": end is not None, "tokens": used})
+        rows.append({"id": prompt.id, "text": text, "stopped": stopped, "tokens": len(tokens)})
     return rows

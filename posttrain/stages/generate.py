@@ -173,7 +173,7 @@ def _strip(rows: list[Row]) -> int:
 
 GENERATE = Stage(
     kind="generate",
-    version=1,
+    version=2,
     config=GenerateConfig,
     makes="rows",
     inputs={"teacher": frozenset({"model"})},

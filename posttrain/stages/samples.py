@@ -90,7 +90,7 @@ def _metrics(made: list[dict[str, Any]], seconds: float) -> Metrics:
 
 SAMPLES = Stage(
     kind="samples",
-    version=2,
+    version=3,
     config=SamplesConfig,
     makes="samples",
     inputs={"model": frozenset({"model"})},
