@@ -70,6 +70,25 @@ def test_generate_strips_control_strings_of_a_corpus(tmp_path: Path) -> None:
     assert "<|" not in (tmp_path / "out" / "train.jsonl").read_text()
 
 
+def test_skipped_rows_are_those_of_another_step(tmp_path: Path) -> None:
+    texts = [{"text": tell(5, index).text} for index in range(60)]
+    write_rows(tmp_path / "s.jsonl", texts)
+    corpus = {"generator": "backtranslate", "source": tmp_path / "s.jsonl"}
+
+    def ids(name: str, **how: Any) -> set[str]:
+        (tmp_path / name).mkdir()
+        run("generate", context(tmp_path / name), test_size=2, seed=3, **how)
+        return {row["id"] for part in ("train", "test") for row in read_rows(tmp_path / name / "out" / f"{part}.jsonl")}
+
+    for name, how in {"world": {}, "corpus": corpus}.items():
+        whole, first = ids(f"{name} whole", rows=40, **how), ids(f"{name} first", rows=20, **how)
+        rest = ids(f"{name} rest", rows=20, skip=20, **how)
+        assert len(whole) == 40 and rest == whole - first
+        assert first & ids(f"{name} again", rows=20, **how)  # the control: nothing skipped
+    with pytest.raises(PosttrainError, match="60 texts can be used .*; more than 60, those that are skipped"):
+        ids("none", rows=20, skip=60, **corpus)
+
+
 def test_generate_refuses_what_it_cannot_use(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs 'source'"):
         run("generate", context(tmp_path), generator="backtranslate")

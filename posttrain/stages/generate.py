@@ -27,6 +27,7 @@ class GenerateConfig(StepConfig):
     kind: Literal["generate"]
     generator: Literal["instructions", "backtranslate"] = "instructions"
     rows: int = Field(3_000, ge=10, description="rows to make; backtranslate stops earlier when the source ends")
+    skip: int = Field(0, ge=0, description="rows left to another step of the same seed or source")
     source: InputPath | None = Field(None, description="JSONL with a 'text' column, for backtranslate")
     teacher: str | None = Field(None, description="who answers: a step, a local directory or a hub id")
     sampling: SamplingSettings = SamplingSettings()
@@ -136,16 +137,20 @@ def _made(config: GenerateConfig, ctx: StageContext) -> tuple[list[Row], dict[st
 
 def _generator(config: GenerateConfig) -> tuple[Callable[[int, int], list[Row]], int, dict[str, int]]:
     """A function of (start, stop), how many rows there are, and what was dropped on the way."""
+    skip = config.skip
     if config.source is None:
         from data_gen.instructions import instruction_rows
 
-        return lambda start, stop: instruction_rows(config.seed, start, stop), config.rows, {}
+        return lambda start, stop: instruction_rows(config.seed, skip + start, skip + stop), config.rows, {}
     from data_gen.backtranslate import backtranslate_rows
 
     rows, counts = backtranslate_rows(list(_texts(config.source)), config.seed)
-    if not rows:
-        raise PosttrainError(f"{config.source}: no text can be used ({_shown(counts)}). Give another source.")
-    return lambda start, stop: rows[start:stop], min(config.rows, len(rows)), counts
+    if len(rows) <= skip:
+        raise PosttrainError(
+            f"{config.source}: {len(rows)} texts can be used ({_shown(counts)}); more than {skip}, those that are "
+            "skipped, are needed. Give another source, or a smaller skip."
+        )
+    return lambda start, stop: rows[skip + start : skip + stop], min(config.rows, len(rows) - skip), counts
 
 
 def _texts(source: Path) -> Iterator[str]:
