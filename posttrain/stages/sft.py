@@ -5,8 +5,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from posttrain.chain.stage import Config, Metrics, Progress, Stage, StageContext
+from posttrain.chain.stage import Metrics, Progress, Stage, StageContext
 from posttrain.errors import PosttrainError
+from posttrain.stages.adapters import LoraSettings, save_adapter
 from posttrain.stages.training import (
     TrainingConfig,
     check_context,
@@ -18,24 +19,13 @@ from posttrain.stages.training import (
 )
 
 
-class LoraSettings(Config):
-    """peft's LoraConfig, by its own names. The chat tokens' embeddings are trained beside it."""
-
-    r: int = Field(16, ge=1)
-    lora_alpha: float = Field(32, gt=0)
-    lora_dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: str | list[str] = "all-linear"
-    use_rslora: bool = False
-    use_dora: bool = False
-
-
 class SFTConfig(TrainingConfig):
     """What training reads, and what only sft has."""
 
     kind: Literal["sft"]
     model: str
     data: str
-    lora: LoraSettings = LoraSettings()
+    lora: LoraSettings = Field(LoraSettings(), description="the chat tokens' embeddings are trained beside it")
     full: bool = Field(False, description="train every weight instead of a LoRA")
     learning_rate: float = Field(2e-3, gt=0)
     packing: bool | None = Field(None, description="rows end to end without padding; by default with flash attention")
@@ -57,7 +47,7 @@ def run(config: SFTConfig, ctx: StageContext) -> Metrics:
     from posttrain.hub.fetch import local_directory
     from posttrain.lm.chat import ChatFormat
     from posttrain.lm.device import device
-    from posttrain.lm.models import load_model, load_tokenizer
+    from posttrain.lm.models import load_model, load_tokenizer, save_model
     from posttrain.lm.nll import row_nll
     from posttrain.lm.sft import add_lora, train
 
@@ -86,7 +76,10 @@ def run(config: SFTConfig, ctx: StageContext) -> Metrics:
         )
     with ctx.progress(len(held), "held-out rows") as tick:
         after = row_nll(model, held, report=tick)
-    _save(model, tokenizer, config, ctx, path)
+    if config.full:
+        save_model(model, tokenizer, ctx.out)
+    else:
+        save_adapter(model, tokenizer, ctx, path)
     return _metrics(config, rows, dropped, result, before, after)
 
 
@@ -111,33 +104,6 @@ def _settings(config: SFTConfig) -> Any:
     from dataclasses import replace
 
     return replace(trainer_settings(config), packing=config.packing)
-
-
-def _save(model: Any, tokenizer: Any, config: SFTConfig, ctx: StageContext, source: Path) -> None:
-    """An adapter names the base it was trained on; a full model is whole in itself."""
-    from posttrain.lm.models import ADAPTER, load_model, save_model
-    from posttrain.lm.saving import disk_full_as_oserror
-
-    if not config.full:
-        base = ctx.inputs["model"].metrics.get("reference") or _shown(source)
-        if (source / ADAPTER).is_file():  # trained on an adapter: its merged model is the base, and travels along
-            save_model(load_model(source), tokenizer, ctx.out / "base")
-            base = _shown(Path(str(ctx.out).removesuffix(".partial")) / "base")
-        adapter = model.peft_config["default"]
-        adapter.base_model_name_or_path = base
-        adapter.target_modules = sorted(adapter.target_modules)  # peft keeps a set, which has no order of its own
-        with disk_full_as_oserror(ctx.out):
-            model.save_pretrained(ctx.out, save_embedding_layers=False)
-            tokenizer.save_pretrained(ctx.out)
-        (ctx.out / "README.md").unlink(missing_ok=True)  # peft's empty card says nothing
-    else:
-        save_model(model, tokenizer, ctx.out)
-
-
-def _shown(path: Path) -> str:
-    """Relative to here where it lies below, so that the same run elsewhere writes the same bytes."""
-    absolute = path.resolve()
-    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
 
 
 def _metrics(
@@ -174,7 +140,7 @@ SFT = Stage(
     makes="model",
     inputs={"model": frozenset({"model"}), "data": frozenset({"rows"})},
     run=run,
-    sources=("posttrain/stages/sft.py", "posttrain/stages/training.py", "posttrain/lm"),
+    sources=("posttrain/stages/sft.py", "posttrain/stages/adapters.py", "posttrain/stages/training.py", "posttrain/lm"),
     outside=frozenset({"model"}),
     check=check,
 )
