@@ -148,7 +148,7 @@ def test_another_seed_sees_the_pairs_in_another_order(tmp_path: Path) -> None:
 def test_no_pairs_and_adapters_that_the_losses_would_not_see_are_refused(tmp_path: Path) -> None:
     from tiny_llama import with_lora
 
-    with pytest.raises(PosttrainError, match="0 pairs; at least one"):
+    with pytest.raises(PosttrainError, match="0 rows; at least one"):
         prefer(llama(), tmp_path, pairs=[])
     with pytest.raises(PosttrainError, match="its output head is adapted"):
         prefer(with_lora(), tmp_path)

@@ -5,9 +5,12 @@ The implicit reward of an answer is beta (log p - log p_start), with the log-pro
 """
 
 from collections.abc import Mapping, Sequence
+from statistics import mean
 from typing import Any, NamedTuple
 
 from torch import Tensor
+
+from posttrain.lm.preference.pairs import TokenAnswer, TokenPair
 
 SUMS = (
     *(f"{side}_{what}" for side in ("chosen", "rejected") for what in ("rows", "tokens", "logps", "gain")),
@@ -26,6 +29,26 @@ class AlignPoint(NamedTuple):
     rejected_logp: float | None
     chosen_drop: float | None  # nats a token that the chosen answers of this step have lost since the start
     longer_margin: float | None  # mean reward of the longer answer less that of the shorter one
+
+
+class Lengths(NamedTuple):
+    """Tokens of the answers, which a preference may be about without anybody having meant it."""
+
+    chosen: float | None
+    rejected: float | None
+    chosen_longer: float | None  # share of pairs; of single answers None
+
+
+def lengths(rows: Sequence[TokenPair] | Sequence[TokenAnswer]) -> Lengths:
+    """Mean lengths; a good answer counts as chosen."""
+    pairs = [row for row in rows if isinstance(row, TokenPair)]
+    chosen = [len(pair.chosen) for pair in pairs]
+    rejected = [len(pair.rejected) for pair in pairs]
+    for row in rows:
+        if isinstance(row, TokenAnswer):
+            (chosen if row.label else rejected).append(len(row.completion))
+    longer = sum(len(pair.chosen) > len(pair.rejected) for pair in pairs) / len(pairs) if pairs else None
+    return Lengths(mean(chosen) if chosen else None, mean(rejected) if rejected else None, longer)
 
 
 def pair_sums(logps: Tensor, start: Tensor, lengths: Tensor) -> dict[str, float]:

@@ -1,118 +1,63 @@
-"""TRL's `DPOTrainer` for pairs that are tokens already: our reference, our batch order, whole checkpoints.
+"""TRL's `DPOTrainer` for pairs that are tokens already: losses over two answers and a reference.
 
-What `PreferenceTrainer` changes for every trainer of this room, beside what all trainers here share:
-- reference log-probs are looked up or computed here, never by a model that TRL loads;
-- the model is called without an attention mask: rows are padded on the right, which a causal model never looks at,
-  and then the CPU's faster attention can be used;
-- a step's figures are taken from the log-probs of its rows, and guards look at them.
-
-Each pair costs two rows. TRL's fused head scores every position on a CPU, those of the prompt and the padding too.
+Each pair costs two rows, and two more of the reference unless that is scored before. TRL's fused head scores every
+position on a CPU, those of the prompt and of the padding too.
 """
 
-from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from torch import Tensor
-from transformers import PrinterCallback
-from trl import DPOTrainer
+from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import add_fused_lm_head
 
-from posttrain.lm.preference.figures import SUMS, pair_sums, step_figures
+from posttrain.lm.preference.figures import pair_sums
 from posttrain.lm.preference.pairs import TokenPair
-from posttrain.lm.sft import OnStep
-from posttrain.lm.supervised_trainer import RepeatableTrainer, _no_tokenizer
-
-WIDTH = 16  # padded widths are multiples of it: fewer shapes, so fewer compiled kernels
-
-Batch = dict[str, Tensor]
-
-
-class Unmasked:
-    """A model called without its attention mask. `logps` [rows] are the summed log-probs that it last gave."""
-
-    logps: Tensor
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-
-    def __call__(self, *args: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
-        outputs = self.model(*args, **kwargs)
-        if kwargs.get("fused_lm_head"):
-            self.logps = outputs.log_probs.detach().sum(1)
-        return outputs
-
-
-class PreferenceTrainer(RepeatableTrainer):
-    """See the module. Rows of a batch are known by their number, under "row"."""
-
-    _start: Tensor | None = None
-
-    def _get_ready(self, args: Any, lengths: Sequence[int], on_step: OnStep) -> None:
-        """To be called before TRL's own `__init__`."""
-        self._prepare(args, lengths, on_step, ("tokens", "supervised_tokens", *SUMS))
-
-    def _settle(self) -> None:
-        """To be called after it."""
-        self.processing_class = None  # demanded there, and then it would rewrite the model's special tokens
-        self.remove_callback(PrinterCallback)
-
-    def remember(self) -> None:
-        """Score every row with the model as it is now, in an order of its own; the random state stays as it was."""
-        order = sorted(range(len(self._lengths)), key=self._lengths.__getitem__)
-        found: Tensor | None = None
-        training, size = self.model.training, self.args.train_batch_size
-        self.model.eval()
-        with torch.random.fork_rng(), torch.no_grad():
-            for at in range(0, len(order), size):
-                batch = self.data_collator([self.train_dataset[i] for i in order[at : at + size]])
-                batch = {name: value.to(self.args.device) for name, value in batch.items()}
-                rows = batch.pop("row")
-                scores = self._score(batch)
-                found = scores.new_empty(len(scores), len(order)) if found is None else found
-                found[:, rows] = scores
-        self.model.train(training)
-        self._start = found
-
-    def _from_start(self, rows: Tensor, inputs: Batch) -> Tensor:
-        """The log-probs of the starting model [sides, rows]."""
-        return self._score(inputs) if self._start is None else self._start[:, rows]
-
-    @abstractmethod
-    def _score(self, inputs: Batch) -> Tensor:
-        """Summed log-probs of a batch under the starting model [sides, rows]."""
-
-    def _count(self, inputs_tokens: Tensor, sums: dict[str, float]) -> None:
-        self._counts["tokens"] += float(inputs_tokens)
-        self._counts["supervised_tokens"] += sums["chosen_tokens"] + sums["rejected_tokens"]
-        for name, value in sums.items():
-            self._counts[name] += value
-
-    def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
-        """The figures of a step instead of TRL's, which average over batches of unequal size."""
-        if "loss" in logs:
-            logs |= step_figures(self._counts, self.beta)
-        super().log(logs, start_time)
+from posttrain.lm.preference.preference_trainer import WIDTH, Batch, PreferenceTrainer, Unmasked, quietly
+from posttrain.lm.preference.reference import frozen_copy
+from posttrain.lm.preference.settings import PreferenceSettings
+from posttrain.lm.sft import OnStep, training_arguments
+from posttrain.lm.supervised_trainer import _no_tokenizer
 
 
 class PairTrainer(PreferenceTrainer, DPOTrainer):  # type: ignore[misc]
-    """DPO and its relatives: losses over pairs and a reference."""
+    """See the module."""
 
-    def __init__(self, model: Any, args: Any, pairs: Sequence[TokenPair], on_step: OnStep, reference: Any) -> None:
-        """`reference` is None where the model's adapter, turned off, leaves it."""
-        self._get_ready(args, [pair_length(pair) for pair in pairs], on_step)
+    def __init__(
+        self, model: Any, pairs: Sequence[TokenPair], settings: PreferenceSettings, work: Path, on_step: OnStep
+    ) -> None:
+        args = self.config(settings, work)
+        self._begin(args, settings, [pair_length(pair) for pair in pairs], on_step)
+        if not isinstance(model, PeftModel):
+            self.reference = frozen_copy(model)  # before TRL writes over the model's forward
         super().__init__(
             model, args=args, train_dataset=_dataset(pairs), data_collator=_batch, processing_class=_no_tokenizer()
         )
         self._settle()
-        self._reference = reference
-        if reference is None:
+        if self.reference is None:
             self.model.delete_adapter("ref")  # TRL's copy of the fresh adapter, which adds nothing to the base
         else:
-            add_fused_lm_head(reference.to(args.device))
+            add_fused_lm_head(self.reference.to(args.device))
+
+    @staticmethod
+    def config(settings: PreferenceSettings, work: Path) -> Any:
+        """See `PreferenceTrainer`."""
+        weights = settings.loss_weights
+        return quietly(
+            DPOConfig,
+            **training_arguments(settings.training, work),
+            loss_type=list(settings.loss_type),
+            loss_weights=None if weights is None else list(weights),
+            beta=settings.beta,
+            label_smoothing=settings.label_smoothing,
+            precompute_ref_log_probs=True,  # so that TRL loads no reference; ours is looked up in each batch
+            max_length=None,
+        )
 
     def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
         """Pairs are tokens already."""
@@ -122,12 +67,8 @@ class PairTrainer(PreferenceTrainer, DPOTrainer):  # type: ignore[misc]
         """See `remember`. TRL's own moves the global random state, and with it the order of the data."""
         return dataset
 
-    def remember(self) -> None:
-        super().remember()
-        self._reference = None
-
     def _score(self, inputs: Batch) -> Tensor:
-        model = self.model if self._reference is None else self._reference
+        model = self.model if self.reference is None else self.reference
         return torch.stack(self.compute_ref_log_probs(Unmasked(model), inputs))
 
     def compute_loss(
