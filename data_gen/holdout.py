@@ -5,9 +5,12 @@ that the evaluation uses. Held-out keys are compared as hashes of normalised tex
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from typing import Any
+
+from data_gen.dedup import shingles
 
 SAME_REQUEST = 3  # required words that make two requests the same one
 
@@ -45,4 +48,26 @@ def drop_held_out(
     """The rows that share no key with any prompt, and how many were dropped."""
     held_out = {key for prompt in prompts for key in held_out_keys(prompt)}
     kept = [row for row in rows if held_out.isdisjoint(held_out_keys(row))]
+    return kept, len(rows) - len(kept)
+
+
+def drop_near_requests(
+    rows: Sequence[dict[str, Any]], prompts: Iterable[dict[str, Any]], threshold: float
+) -> tuple[list[dict[str, Any]], int]:
+    """The rows whose request is unlike that of any prompt, and how many were dropped.
+
+    Two requests are alike when the Jaccard similarity of their word 5-grams is `threshold` or more.
+    """
+    asked = [shingles(request_text(prompt)) for prompt in prompts]
+    places: dict[bytes, list[int]] = {}
+    for place, grams in enumerate(asked):
+        for gram in grams:
+            places.setdefault(gram, []).append(place)
+
+    def alike(row: dict[str, Any]) -> bool:
+        mine = shingles(request_text(row))
+        shared = Counter(place for gram in mine for place in places.get(gram, ()))
+        return any(count >= threshold * (len(mine | asked[place])) for place, count in shared.items())
+
+    kept = [row for row in rows if not alike(row)]
     return kept, len(rows) - len(kept)

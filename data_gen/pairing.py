@@ -14,12 +14,13 @@ from data_gen.dedup import jaccard, shingles
 T = TypeVar("T")
 Beats = Callable[[int, int], bool]  # of two answers' places: did the first win when the two were compared?
 
-FEW = "fewer than two answers"
-UNSCORED = "fewer than two scores"
-UNENDED = "without an end"  # no answer that ends by itself, or no other beside it
+FEW = "with fewer than two answers"
+UNSCORED = "with fewer than two scores"
+UNENDED = "without a whole answer"  # none that ends by itself, or no other beside it
 TIE = "ties"
 NEAR = "near-duplicates"
-LENGTHS = "of other lengths"
+LENGTHS = "of unlike lengths"
+NO_SCORE, CUT = "unscored", "cut"  # of a single answer
 REASONS = (FEW, UNSCORED, UNENDED, TIE, NEAR, LENGTHS)  # the order in which they are looked for
 
 
@@ -136,7 +137,7 @@ def middle(prompts: Sequence[Sequence[Candidate]]) -> float | None:
 
 
 def labelled(answers: Sequence[Candidate], rules: Rules, threshold: float) -> list[Label | str]:
-    """For each answer of a prompt a label, or the reason of REASONS why it has none.
+    """For each answer of a prompt a label, or why it has none: NO_SCORE, CUT, TIE or NEAR.
 
     At `threshold` and above an answer is desirable, below it is not; half of `margin` to either side is a tie. What
     nearly equals an earlier answer with a label has none, nor has a cut one that would be desirable.
@@ -150,10 +151,10 @@ def labelled(answers: Sequence[Candidate], rules: Rules, threshold: float) -> li
 
 def _label(place: int, answer: Candidate, kept: Sequence[str], rules: Rules, threshold: float) -> Label | str:
     if answer.score is None:
-        return UNSCORED
+        return NO_SCORE
     desirable = answer.score >= threshold
     if not answer.stopped and (desirable or not rules.reject_cut):
-        return UNENDED
+        return CUT
     if abs(answer.score - threshold) < rules.margin / 2:
         return TIE
     if any(near(answer.text, other, rules.near_duplicates) for other in kept):

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 
-from data_gen.holdout import drop_held_out
+from data_gen.holdout import drop_held_out, drop_near_requests
 from data_gen.instructions import instruction_rows
 from data_gen.prompts import prompt_rows
 
@@ -47,3 +47,12 @@ def test_prompts_ask_for_features_heroes_and_first_sentences() -> None:
     assert 0.5 < sum(bool(prompt["features"]) for prompt in PROMPTS) / 200 < 0.7
     assert sum(prompt["hero"] is not None for prompt in PROMPTS) > 20
     assert sum(prompt["first_sentence"] is not None for prompt in PROMPTS) > 20
+
+
+def test_a_request_that_says_nearly_the_same_is_dropped_and_the_worlds_own_stay() -> None:
+    assert drop_near_requests(ROWS, PROMPTS, 0.8) == (ROWS, 0)
+    near = {**ROWS[0], "messages": [{"role": "user", "content": f"{PROMPTS[3]['prompt']} Thank you!"}]}
+    assert drop_held_out([near], PROMPTS)[1] == 0, "it is not the same one"
+    assert drop_near_requests([near, *ROWS[1:]], PROMPTS, 0.8) == (ROWS[1:], 1)
+    assert drop_near_requests([near], PROMPTS, 0.99) == ([near], 0)  # negative control
+    assert drop_near_requests(ROWS[:20], ROWS[10:30], 1.0) == (ROWS[:10], 10)

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_gen.pairing import (
+    CUT,
     FEW,
     LENGTHS,
     NEAR,
+    NO_SCORE,
     REASONS,
     TIE,
     UNENDED,
@@ -197,7 +199,7 @@ def test_labels_follow_the_threshold(found: list[Candidate], rules: Rules, thres
             assert abs(answer.score - threshold) >= rules.margin / 2
             assert answer.stopped or (rules.reject_cut and not label.desirable)
         else:
-            assert label in (UNSCORED, UNENDED, TIE, NEAR)
+            assert label in (NO_SCORE, CUT, TIE, NEAR)
 
 
 @pytest.mark.parametrize(
@@ -205,13 +207,13 @@ def test_labels_follow_the_threshold(found: list[Candidate], rules: Rules, thres
     [
         ([GOOD, BAD], Rules(), [Label(0, True), Label(1, False)]),
         ([GOOD, BAD], Rules(margin=8.0), [TIE, TIE]),
-        ([GOOD, BAD._replace(score=None)], Rules(), [Label(0, True), UNSCORED]),
+        ([GOOD, BAD._replace(score=None)], Rules(), [Label(0, True), NO_SCORE]),
         ([GOOD, GOOD._replace(score=3.0)], Rules(), [Label(0, True), NEAR]),
-        ([GOOD._replace(stopped=False), BAD._replace(stopped=False)], Rules(), [UNENDED, UNENDED]),
+        ([GOOD._replace(stopped=False), BAD._replace(stopped=False)], Rules(), [CUT, CUT]),
         (
             [GOOD._replace(stopped=False), BAD._replace(stopped=False)],
             Rules(reject_cut=True),
-            [UNENDED, Label(1, False)],
+            [CUT, Label(1, False)],
         ),
     ],
 )

@@ -66,6 +66,9 @@ def step_gate(
     """The gate of one step: its own keys, else the recipe's, else those of its kind. `where` names its `gate:`."""
     given = own.model_fields_set if own is not None else frozenset[str]()
     chosen = default if own is None else default.model_copy(update={key: getattr(own, key) for key in given})
+    if stage.makes == "pairs":
+        _refuse(given, chosen, "pairs come from verdicts and are judged no further", where)
+        return StepGate(chosen.axis, None, None, None, "stop")
     if stage.makes == "rows":
         _refuse(given & {"test", "margin"}, chosen, "a step that makes rows is held to a minimum", where)
         return StepGate(chosen.axis, chosen.minimum, None, None, _without_keeping(own, chosen, stage, where))

@@ -45,7 +45,7 @@ def build_graph(
     for step in order:
         node = _step_node(step, recipe, table, nodes, revision)
         nodes[step] = node
-        if recipe.judge is not None:
+        if recipe.judge is not None and node.stage.makes != "pairs":  # pairs come from verdicts
             _close(node, recipe, recipe.judge, table, nodes)
     _check_among(list(nodes.values()), recipe.where)
     return list(nodes.values())
@@ -123,6 +123,9 @@ def _step_node(
     for field, reference in _references(recipe, table, step).items():
         inside = reference in recipe.steps
         inputs[field] = reference if inside else _outside(reference, f"{where}.{field}", revision)
+    if "training" in table[config.kind].inputs and "training" not in inputs and isinstance(inputs.get("model"), str):
+        found = _training(nodes[str(inputs["model"])], nodes)
+        config, inputs = config.model_copy(update=found), {**inputs, **found}
     return _node(step, table[config.kind], config, inputs, nodes, where)
 
 

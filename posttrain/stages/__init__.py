@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from posttrain.chain.stage import Stage
 from posttrain.stages.base import BASE
 from posttrain.stages.distill import DISTILL
+from posttrain.stages.dpo import DPO
 from posttrain.stages.generate import GENERATE
 from posttrain.stages.judge import JUDGE
+from posttrain.stages.pairs import PAIRS
 from posttrain.stages.samples import SAMPLES
 from posttrain.stages.sft import SFT
 
-STAGES: Mapping[str, Stage] = {stage.kind: stage for stage in (BASE, DISTILL, GENERATE, SFT, SAMPLES, JUDGE)}
+STAGES: Mapping[str, Stage] = {stage.kind: stage for stage in (BASE, DISTILL, GENERATE, SFT, PAIRS, DPO, SAMPLES, JUDGE)}

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from posttrain.chain.stage import InputPath, Metrics, Stage, StageContext, StepConfig, Test
 from posttrain.engines.endpoint import api_key
@@ -47,18 +47,9 @@ class JudgeConfig(JudgeChoice, StepConfig):
 
 def check(config: JudgeConfig, where: str) -> None:
     """Refuse a rubric that cannot be read or lacks the primary axis, a judge that cannot be, and too few canaries."""
-    from eval.story_rules import AXES
-
     check_choice(config, f"{where.partition(': ')[0]}: judge")
     chosen_prompts(config)
-    told = _told_of(config)
-    graded = _graded(told)
-    unknown = [axis for axis in graded if axis not in AXES] if config.judge == RULE else []
-    if unknown:
-        raise PosttrainError(
-            f"{config.rubric}: axis '{unknown[0]}' is unknown to the rule judge; it knows {', '.join(AXES)}. "
-            "Rename or delete that section."
-        )
+    graded = graded_axes(config)
     if config.axis not in graded:
         raise PosttrainError(
             f"{where}.axis: '{config.axis}' is no axis of {config.rubric} with a score; "
@@ -72,7 +63,31 @@ def ready(config: JudgeConfig) -> None:
         api_key(one.endpoint)
 
 
-def rubric_of(config: JudgeConfig) -> "Rubric":
+class Ruled(Protocol):
+    """A judge with what it goes by."""
+
+    @property
+    def judge(self) -> str: ...
+
+    @property
+    def rubric(self) -> Path: ...
+
+
+def graded_axes(config: Ruled) -> list[str]:
+    """The axes of the rubric that are scores from 1 to 10; those that the rule judge does not know are an error."""
+    from eval.story_rules import AXES
+
+    graded = _graded(told_of(config))
+    unknown = [axis for axis in graded if axis not in AXES] if config.judge == RULE else []
+    if unknown:
+        raise PosttrainError(
+            f"{config.rubric}: axis '{unknown[0]}' is unknown to the rule judge; it knows {', '.join(AXES)}. "
+            "Rename or delete that section."
+        )
+    return graded
+
+
+def rubric_of(config: Ruled) -> "Rubric":
     from eval.rubric import RubricError, load_rubric
 
     try:
@@ -83,7 +98,7 @@ def rubric_of(config: JudgeConfig) -> "Rubric":
         raise PosttrainError(f"{config.rubric}: {error}") from None
 
 
-def _told_of(config: JudgeConfig) -> "Brief":
+def told_of(config: Ruled) -> "Brief":
     """The rubric as a language model is told of it."""
     from eval.grading_prompt import brief
     from eval.rubric import RubricError
@@ -101,7 +116,7 @@ def _graded(told: "Brief") -> list[str]:
 
 def shows_references(config: JudgeConfig) -> bool:
     """Whether a language model is shown the reference answers of the prompts: where the rubric asks for them."""
-    return config.judge != RULE and _told_of(config).reference is not None
+    return config.judge != RULE and told_of(config).reference is not None
 
 
 def run(config: JudgeConfig, ctx: StageContext) -> Metrics:
@@ -134,7 +149,7 @@ def judge_with(fit: "Fit", config: JudgeConfig, ctx: StageContext, at_once: bool
     """
     from eval.canaries import CHUNK, checks, judge_blind, make
 
-    told, chosen = _told_of(config), chosen_prompts(config)
+    told, chosen = told_of(config), chosen_prompts(config)
     graded = _graded(told)
     prompts, completions = judged_rows(config, ctx.inputs["judged"].path)
     training = _training(ctx)

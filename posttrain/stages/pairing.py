@@ -27,7 +27,20 @@ def compare_steps(
     new: Sequence[Row],
     old: Sequence[Row],
 ) -> tuple[list[Row], Metrics]:
-    """Rows {id, sample, win, new_length, old_length, sides} and the figures of all pairs.
+    """Rows {id, sample, win, new_length, old_length, sides} and the figures of all pairs."""
+    rows, pairs = compare_rows(choice, rubric, asks, prompts, new, old)
+    return rows, _figures(rows, pairs)
+
+
+def compare_rows(
+    choice: "JudgeChoice",
+    rubric: "Rubric",
+    asks: "Sequence[Ask]",
+    prompts: Mapping[str, Row],
+    new: Sequence[Row],
+    old: Sequence[Row],
+) -> "tuple[list[Row], list[Comparison]]":
+    """Rows as `compare_steps` has them, and the comparisons of every judge one after another.
 
     `win.score` is 1, 0.5 or 0 for the new answer, the mean of the families of a panel; None is unscored.
     """
@@ -54,7 +67,7 @@ def compare_steps(
         }
         for win, pairs in zip(wins, zip(*found, strict=True), strict=True)
     ]
-    return rows, _figures(rows, [pair for pairs in found for pair in pairs])
+    return rows, [pair for pairs in found for pair in pairs]
 
 
 def _sides(pair: "Comparison") -> Row:

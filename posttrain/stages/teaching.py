@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import Field
 
@@ -18,7 +18,7 @@ from posttrain.errors import PosttrainError
 from posttrain.rows import Row, read_rows
 
 if TYPE_CHECKING:
-    from posttrain.engines.transformers_engine import Completion
+    from posttrain.engines.transformers_engine import Completion, Prompt
     from posttrain.lm.chat import ChatFormat
 
 CUT, EMPTY, CONTROL, WORD = "cut", "empty", "with a control string", "without a required word"  # in this order
@@ -43,6 +43,14 @@ class Teacher(NamedTuple):
     chat: "ChatFormat"
 
 
+class Sampled(NamedTuple):
+    """Completions by prompt id, and their tokens."""
+
+    completions: "dict[str, Completion]"
+    tokens: int
+    tokens_per_second: float | None  # written in this call; None: a killed run had written all
+
+
 class Written(NamedTuple):
     """Rows with the teacher's answers, and how many had which fault; `answers` and `tokens` count all, kept or not."""
 
@@ -50,7 +58,7 @@ class Written(NamedTuple):
     counts: dict[str, int]
     answers: int
     tokens: int
-    tokens_per_second: float | None  # written in this call; None: a killed run had written all
+    tokens_per_second: float | None  # as in `Sampled`
 
 
 def check_template(reference: str, where: str) -> None:
@@ -88,15 +96,31 @@ def write_answers(
     ctx: StageContext,
 ) -> Written:
     """Answers to rows whose messages end with the user's, in their order; finished blocks of a killed run are kept."""
-    from posttrain.engines.transformers_engine import Prompt, Sampling, sample
+    from posttrain.engines.transformers_engine import Prompt
     from posttrain.lm.device import device
     from posttrain.lm.models import load_model
 
     prompts = [Prompt(row["id"], teacher.chat.render(row["messages"], add_generation_prompt=True).ids) for row in rows]
+    model = load_model(teacher.path).to(device())
+    made = sample_answers(model, teacher.chat, prompts, settings, seed, ctx)
+    kept, counts = _kept(teacher, rows, made.completions, require_words)
+    return Written(kept, counts, len(rows), made.tokens, made.tokens_per_second)
+
+
+def sample_answers(
+    model: Any,
+    chat: "ChatFormat",
+    prompts: "Sequence[Prompt]",
+    settings: SamplingSettings,
+    seed: int,
+    ctx: StageContext,
+) -> Sampled:
+    """A completion a prompt; what a killed run has finished is not sampled again."""
+    from posttrain.engines.transformers_engine import Sampling, sample
+
     how = Sampling(settings.max_new_tokens, settings.temperature, seed, settings.block_size)
     blocks = ctx.work / "answers"
     known: int = sum(row["tokens"] for path in sorted(blocks.glob("*.jsonl")) for row in read_rows(path))
-    model = load_model(teacher.path).to(device())
     started = time.perf_counter()
 
     def rate(tokens: int) -> float:
@@ -107,11 +131,9 @@ def write_answers(
         def report(done: int, tokens: int) -> None:
             tick(done, f"{rate(tokens):,.0f} tokens/s")
 
-        found = sample(model, teacher.chat.tokenizer, teacher.chat.stop_ids, prompts, how, blocks, report)
+        found = sample(model, chat.tokenizer, chat.stop_ids, prompts, how, blocks, report)
     tokens = sum(answer.tokens for answer in found.values())
-    speed = round(rate(tokens), 1) if tokens > known else None
-    kept, counts = _kept(teacher, rows, found, require_words)
-    return Written(kept, counts, len(rows), tokens, speed)
+    return Sampled(found, tokens, round(rate(tokens), 1) if tokens > known else None)
 
 
 def _kept(

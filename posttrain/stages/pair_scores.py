@@ -1,0 +1,219 @@
+"""What tells a prompt's answers apart: the judge's scores, its comparisons in both orders, or exact checks.
+
+A judge is not tested with canaries here: the steps before are closed by the recipe's judge, which is, and a chain stops
+where it fails.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+from pydantic import ConfigDict, Field
+
+from posttrain.chain.identity import HowNotWhat
+from posttrain.chain.stage import InputPath, Metrics, StageContext
+from posttrain.engines.journal import Journal
+from posttrain.errors import PosttrainError
+from posttrain.rows import Row, read_rows
+from posttrain.stages.asking import Account, Asker
+from posttrain.stages.candidates import Answered, Asked
+from posttrain.stages.judge import graded_axes, rubric_of, told_of
+from posttrain.stages.judges import RULE, JudgeChoice, fitted, members
+from posttrain.stages.pairing import compare_rows
+
+if TYPE_CHECKING:
+    from data_gen.pairing import Beats, Candidate
+    from eval.asking import Ask
+    from eval.rubric import Rubric
+    from eval.verdict import Judge, Verdict
+    from posttrain.stages.pairs import PairsConfig
+
+WON = 0.5  # a win is more than a tie; with a panel it is the mean of its families
+
+
+class PairsJudge(JudgeChoice):
+    """The recipe's judge as far as it scores answers; a step may name another one."""
+
+    model_config = ConfigDict(from_attributes=True)  # taken over from the recipe's `judge:`, which says more
+
+    rubric: InputPath = Path("eval/rubrics/story.md")
+    pairwise: Annotated[bool, HowNotWhat] = Field(True, description="of the judge that closes a step; not read here")
+
+
+class Scored(NamedTuple):
+    """Each prompt's answers with their scores, and who beats whom where that is more than a higher score."""
+
+    answers: "list[list[Candidate]]"
+    beats: "list[Beats] | None"
+    metrics: Metrics
+
+
+def score(config: "PairsConfig", ctx: StageContext, answered: Answered) -> Scored:
+    """Scores by `config.by`. A stop by a budget is an error that keeps all answers."""
+    if config.judge is None:
+        return by_constraints(answered)
+    if config.judge.judge == RULE:
+        from eval.story_rules import rule_judge
+
+        return by_scores(config, answered, rule_judge, _training(ctx), ctx)
+    with _asked(config.judge, ctx) as (asks, spent):
+        rubric = rubric_of(config.judge)
+        if config.by == "pairwise":
+            found = by_comparison(config.judge, rubric, asks, answered)
+        else:
+            found = by_scores(config, answered, fitted(config.judge, rubric, asks), [], ctx)
+        return found._replace(metrics={**found.metrics, **spent()})
+
+
+@contextmanager
+def _asked(judge: PairsJudge, ctx: StageContext) -> "Iterator[tuple[list[Ask], Callable[[], Metrics]]]":
+    """The models of a judge, ready to be asked, and what they have come to so far."""
+    with Journal(ctx.journal) as journal:
+        account = Account(journal, ctx)
+        found = [Asker(one.endpoint, journal, ctx.run, judge.budget, ctx.progress) for one in members(judge)]
+        priced = all(asker.price is not None for asker in found)
+        notes = [asker.said for asker in found]
+        yield [asker.ask for asker in found], lambda: {**account.spent(priced), "judge_notes": notes}
+
+
+def _training(ctx: StageContext) -> list[str]:
+    """What the model was trained on: told again word for word it is not the model's own."""
+    if "training" not in ctx.inputs:
+        return []
+    return [row["messages"][-1]["content"] for row in read_rows(ctx.inputs["training"].path / "train.jsonl")]
+
+
+def by_scores(
+    config: "PairsConfig", answered: Answered, fit: Any, training: Sequence[str], ctx: StageContext
+) -> Scored:
+    """Absolute scores, from 1 to 10: on `axis`, or the mean of all axes, so that none is bought with another."""
+    assert config.judge is not None
+    told = told_of(config.judge)
+    axes = [config.axis] if config.axis is not None else graded_axes(config.judge)
+    prompts = {one.id: _shown(one, told.reference is not None) for one in answered.asked}
+    rows = [
+        {"id": one.id, "text": answer.text, "stopped": answer.stopped}
+        for one, answers in zip(answered.asked, answered.answers, strict=True)
+        for answer in answers
+    ]
+    verdicts = iter(_judged(fit(prompts, rows, training), rows, config.judge.judge == RULE, ctx))
+    found, lost = [], []
+    for answers in answered.answers:
+        mine = [next(verdicts) for _ in answers]
+        points = [_points(verdict, _heard(mine, axes)) for verdict in mine]
+        lost += [_why(verdict, axes) for verdict, point in zip(mine, points, strict=True) if point is None]
+        found.append([answer._replace(score=point) for answer, point in zip(answers, points, strict=True)])
+    if config.judge.judge != RULE:  # the rule judge never fails: it has nothing to say where nothing was asked
+        check_unscored(len(lost), len(rows), "answers", lost[0] if lost else "")
+    return Scored(found, None, {"unscored": len(lost)})
+
+
+def _shown(one: Asked, with_reference: bool) -> Row:
+    return one.row if with_reference else {**one.row, "reference": None}
+
+
+def _judged(judge: "Judge", rows: Sequence[Row], in_parts: bool, ctx: StageContext) -> "list[dict[str, Verdict]]":
+    """A language model is asked all at once and shows its own progress."""
+    from eval.canaries import CHUNK
+
+    if not in_parts:
+        return judge(rows)
+    found: list[dict[str, Verdict]] = []
+    with ctx.progress(len(rows), "verdicts") as tick:
+        for start in range(0, len(rows), CHUNK):
+            found += judge(rows[start : start + CHUNK])
+            tick(len(found))
+    return found
+
+
+def _heard(verdicts: "Sequence[Mapping[str, Verdict]]", axes: Sequence[str]) -> list[str]:
+    """The axes on which any answer to a prompt has a score: where nothing was asked, no answer has followed it."""
+    heard = [axis for axis in axes if any(found[axis].score is not None for found in verdicts)]
+    return heard or list(axes)
+
+
+def _points(verdict: "Mapping[str, Verdict]", axes: Sequence[str]) -> float | None:
+    scores = [found for axis in axes if (found := verdict[axis].score) is not None]
+    return round(fmean(scores), 4) if len(scores) == len(axes) else None
+
+
+def _why(verdict: "Mapping[str, Verdict]", axes: Sequence[str]) -> str:
+    return next(verdict[axis].reason for axis in axes if verdict[axis].score is None)
+
+
+def check_unscored(missing: int, asked: int, what: str, reason: str) -> None:
+    """Refuse pairs of what is left when a judge has failed on many: the rest would be another choice of answers."""
+    from eval.gate import MOST_UNSCORED
+
+    if missing > MOST_UNSCORED * asked:
+        raise PosttrainError(
+            f"pairs: {missing:,} of {asked:,} {what} have no score ({reason[:200]}); at most {MOST_UNSCORED:.0%} may "
+            "lack one. Look at the judge and run again: what was answered is kept, and only the rest is asked."
+        )
+
+
+def by_comparison(judge: PairsJudge, rubric: "Rubric", asks: "Sequence[Ask]", answered: Answered) -> Scored:
+    """Every answer against every other of its prompt, in both orders; the score is the share of comparisons won.
+
+    A tie, and two orders that disagree, count half. Only an answer that won against another one beats it.
+    """
+    from eval.pairwise import flips
+
+    told = told_of(judge)
+    prompts = {one.id: _shown(one, told.reference is not None) for one in answered.asked}
+    sides: tuple[list[Row], list[Row]] = ([], [])
+    for one, answers in zip(answered.asked, answered.answers, strict=True):
+        for nth, pair in enumerate(combinations(answers, 2)):
+            for side, answer in zip(sides, pair, strict=True):
+                side.append({"id": one.id, "sample": nth, "text": answer.text})
+    rows, comparisons = compare_rows(judge, rubric, asks, prompts, *sides)
+    lost = [row["win"]["reason"] for row in rows if row["win"]["score"] is None]
+    check_unscored(len(lost), len(rows), "comparisons", lost[0] if lost else "")
+    wins = iter(rows)
+    found, beats = [], []
+    for answers in answered.answers:
+        won: dict[tuple[int, int], float] = {}
+        for first, second in combinations(range(len(answers)), 2):
+            result = next(wins)["win"]["score"]
+            if result is not None:
+                won[first, second], won[second, first] = result, 1 - result
+        found.append([answer._replace(score=_share(won, place)) for place, answer in enumerate(answers)])
+        beats.append(_beaten(won))
+    lean = flips(comparisons)
+    figures = {"flip_rate": lean.rate, "first_share": lean.first_share}
+    rounded = {name: None if value is None else round(value, 4) for name, value in figures.items()}
+    return Scored(found, beats, {"unscored": len(lost), "comparisons": len(rows), **rounded})
+
+
+def _share(won: Mapping[tuple[int, int], float], place: int) -> float | None:
+    own = [result for (one, _), result in won.items() if one == place]
+    return round(fmean(own), 4) if own else None
+
+
+def _beaten(won: Mapping[tuple[int, int], float]) -> "Beats":
+    return lambda one, other: won.get((one, other), 0.0) > WON
+
+
+def by_constraints(answered: Answered) -> Scored:
+    """The share of exact checks that an answer meets: it ends by itself, and uses each required word in some form.
+
+    Only what meets them all beats anything.
+    """
+    from eval.words import missing
+
+    found: list[list[Candidate]] = []
+    beats = []
+    for one, answers in zip(answered.asked, answered.answers, strict=True):
+        words = one.row.get("words") or []
+        met = [answer.stopped + len(words) - len(missing(answer.text, words)) for answer in answers]
+        shares = [round(count / (1 + len(words)), 4) for count in met]
+        found.append([answer._replace(score=share) for answer, share in zip(answers, shares, strict=True)])
+        beats.append(_meets_all(shares))
+    return Scored(found, beats, {})
+
+
+def _meets_all(shares: Sequence[float]) -> "Beats":
+    return lambda one, other: shares[one] == 1.0
