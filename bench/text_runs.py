@@ -84,14 +84,14 @@ def prepare(args: argparse.Namespace) -> Material:
 
 
 def end_nats(teacher: Any, tokenizer: Any, documents: Sequence[Document], length: int) -> dict[str, float]:
-    """Mean nats of BOS and of EOS behind whole documents: either may stand between those that a model learned from."""
+    """Mean nats of BOS and of EOS behind documents: either may stand between those that a model learned from."""
     from posttrain.lm.nll import row_nll
 
-    whole = [document.ids for document in documents if len(document.ids) < length]
     found = {}
     for token in (tokenizer.bos_token, tokenizer.eos_token):
         end = tokenizer.convert_tokens_to_ids(token)
-        rows = [TokenRow(str(at), [*ids, end], [False] * len(ids) + [True]) for at, ids in enumerate(whole)]
+        last = [windows("", [*document.ids, end], length, length // 2)[-1] for document in documents]
+        rows = [row._replace(supervised=[False] * (len(row.input_ids) - 1) + [True]) for row in last]
         found[token] = sum(row_nll(teacher, rows)) / len(rows)
     return found
 
