@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_llama import llama
-from tiny_preferences import DPO, PAIRS, moved, nothing, plain_lora, prefer, some_pairs
+from tiny_preferences import DPO, PAIRS, moved, naive, nothing, plain_lora, prefer, some_pairs
 from torch import Tensor
 
 from posttrain.lm.preference.figures import lengths, pair_sums, step_figures
@@ -17,17 +17,6 @@ from posttrain.lm.preference.pair_trainer import PairTrainer
 from posttrain.lm.preference.pairs import unpaired
 
 HELD = some_pairs(40, seed=9)
-
-
-@torch.no_grad()
-def naive(model: Any, prompt: list[int], answer: list[int]) -> float:
-    """One forward pass a token, no padding, no batch."""
-    model.eval()
-    total = 0.0
-    for at, token in enumerate(answer):
-        logits = model(input_ids=torch.tensor([prompt + answer[:at]])).logits[0, -1]
-        total += float(torch.log_softmax(logits.double(), -1)[token])
-    return total
 
 
 def far(found: list[float], wanted: list[float]) -> float:
@@ -89,7 +78,7 @@ def test_the_base_under_an_adapter_stays_the_reference_bit_for_bit(tmp_path: Pat
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in base.items())
 
 
-@pytest.mark.parametrize("make", [plain_lora, moved], ids=["lora", "full"])
+@pytest.mark.parametrize("make", [pytest.param(plain_lora, marks=pytest.mark.slow), moved], ids=["lora", "full"])
 def test_scoring_the_reference_before_changes_no_figure_and_no_random_state(make: Any, tmp_path: Path) -> None:
     def run(precompute: bool) -> tuple[Any, Tensor]:
         settings = replace(DPO, precompute_ref_log_probs=precompute)

@@ -1,6 +1,10 @@
 """Preference training: what a step computes, against which reference, and what an interruption leaves."""
 
 import math
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +14,7 @@ import pytest
 import torch
 from datasets import Dataset
 from tiny_llama import llama, weights_hash
-from tiny_preferences import DPO, PAIRS, moved, plain_lora, prefer
+from tiny_preferences import DPO, PAIRS, moved, nothing, plain_lora, prefer, stop_at
 from trl import DPOConfig, DPOTrainer
 
 from posttrain.errors import PosttrainError
@@ -96,19 +100,15 @@ def test_splitting_a_batch_into_accumulation_steps_changes_no_loss(tmp_path: Pat
 # Interruption
 
 
-def stop_at(last: int) -> Callable[[int, int, dict[str, float]], None]:
-    def on_step(step: int, steps: int, logs: dict[str, float]) -> None:
-        if step == last:
-            raise KeyboardInterrupt
-
-    return on_step
-
-
-@pytest.mark.parametrize("last", [2, 5], ids=["before a checkpoint", "second epoch"])
 @pytest.mark.parametrize(
-    ("make", "settings", "bf16"),
-    [(plain_lora, DPO, True), (llama, DPO, False), (llama, PRECOMPUTED, False)],
-    ids=["lora in bf16", "full", "full, precomputed"],
+    ("make", "settings", "bf16", "last"),
+    [
+        pytest.param(plain_lora, DPO, True, 5, id="lora in bf16"),
+        pytest.param(llama, DPO, False, 5, id="full", marks=pytest.mark.slow),
+        pytest.param(llama, PRECOMPUTED, False, 5, id="full, precomputed"),
+        pytest.param(plain_lora, DPO, True, 2, id="lora in bf16, before a checkpoint", marks=pytest.mark.slow),
+        pytest.param(llama, PRECOMPUTED, False, 2, id="full, before a checkpoint", marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_run_ends_with_the_bytes_of_an_uninterrupted_one(
     make: Callable[[], Any], settings: Any, bf16: bool, last: int, tmp_path: Path
@@ -135,6 +135,7 @@ def test_continuing_with_another_reference_would_end_with_other_bytes(tmp_path: 
     assert weights_hash(other, tmp_path / "b") != weights_hash(whole, tmp_path / "a")
 
 
+@pytest.mark.slow
 def test_another_seed_sees_the_pairs_in_another_order(tmp_path: Path) -> None:
     first, second = llama(), llama()
     prefer(first, tmp_path / "c1")
@@ -161,3 +162,62 @@ def test_no_pairs_and_adapters_that_the_losses_would_not_see_are_refused(tmp_pat
 def test_a_trainer_field_that_is_unknown_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PosttrainError, match=r"trainer\.adam_beta3: no such field"):
         prefer(llama(), tmp_path, trainer={"adam_beta3": 1})
+
+
+# Killed
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = [{tests!r}, {root!r}]
+import test_preference_training as t
+place, number = sys.argv[1], int(sys.argv[2])
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+calls = [0]
+def counted(real):
+    def call(*args, **kwargs):
+        calls[0] += 1
+        if calls[0] == number:
+            die()
+        return real(*args, **kwargs)
+    return call
+if place != "step":
+    setattr(os, place, counted(getattr(os, place)))
+t.run_of(sys.argv[4], Path(sys.argv[3]), lambda step, *_: die() if place == "step" and step == number else None)
+"""
+KINDS = {
+    "dpo-lora": (plain_lora, DPO),
+    "dpo-precomputed": (llama, PRECOMPUTED),
+    "kto": (llama, replace(DPO, loss_type=("kto",))),
+    "simpo": (llama, replace(DPO, loss_type=("simpo",))),
+}
+
+
+def run_of(kind: str, path: Path, on_step: Any = nothing) -> Any:
+    make, settings = KINDS[kind]
+    model = make()
+    prefer(model, path, settings, on_step=on_step, save_every_steps=2)
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [("step", 3), ("step", 5), ("fsync", 4), ("replace", 1), ("replace", 4)],
+    ids=["in epoch 1", "in epoch 2", "while saving", "before the rename", "before the oldest goes"],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_killed_process_continues_to_the_same_bytes(kind: str, place: str, number: int, tmp_path: Path) -> None:
+    here = Path(__file__).parent
+    code = CHILD.format(tests=str(here), root=str(here.parent))
+    child = subprocess.run(
+        [sys.executable, "-c", code, place, str(number), str(tmp_path / "c"), kind],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr.decode()[-2000:]
+    whole, resumed = run_of(kind, tmp_path / "whole"), run_of(kind, tmp_path / "c")
+    assert weights_hash(resumed, tmp_path / "b") == weights_hash(whole, tmp_path / "a")
+    assert not (tmp_path / "c" / "partial").exists()

@@ -2,6 +2,7 @@
 
 import gc
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,3 +65,22 @@ def prefer(
 ) -> AlignResult:
     settings = replace(settings, training=replace(settings.training, **training))
     return align(model, pairs, settings=settings, checkpoint_dir=path, on_step=on_step)
+
+
+def stop_at(last: int) -> Callable[[int, int, dict[str, float]], None]:
+    def on_step(step: int, steps: int, logs: dict[str, float]) -> None:
+        if step == last:
+            raise KeyboardInterrupt
+
+    return on_step
+
+
+@torch.no_grad()
+def naive(model: Any, prompt: list[int], answer: list[int]) -> float:
+    """One sequence at a time without padding, token by token."""
+    model.eval()
+    logits = model(input_ids=torch.tensor([prompt + answer])).logits[0].double()
+    total = 0.0
+    for at, token in enumerate(answer, start=len(prompt)):
+        total += float(torch.log_softmax(logits[at - 1], -1)[token])
+    return total
