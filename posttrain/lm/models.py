@@ -33,7 +33,7 @@ def load_model(path: Path) -> Any:
         from peft import PeftModel
 
         base = load_model(base_of(path))
-        return PeftModel.from_pretrained(base, path).merge_and_unload()
+        return PeftModel.from_pretrained(base, path).merge_and_unload().requires_grad_(True)  # peft had frozen it
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -124,6 +124,7 @@ def _metrics(
         "rows_dropped_too_long": dropped,
         "rows_cut": 0,
         **training_metrics(result),
+        "packing": result.packing,
         "held_out_nll": {
             "before": means[0],
             "after": means[1],

@@ -101,12 +101,11 @@ def check_context(config: TrainingConfig, model: Any, reference: str) -> None:
 
 
 def training_metrics(result: Any) -> Metrics:
-    """What a run of training came to, from its `TrainResult`."""
+    """What a run of training came to, from a `TrainResult` or `AlignResult`."""
     return {
         "tokens": result.tokens,
         "supervised_tokens": result.supervised_tokens,
         "steps": result.steps,
-        "packing": result.packing,
         "tokens_per_second": round(result.tokens / max(result.seconds, 1e-9), 1),
         "loss": result.loss_curve[-1].loss,
         "loss_curve": [list(point) for point in result.loss_curve],
