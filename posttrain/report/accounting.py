@@ -75,8 +75,9 @@ def _made(row: dict[str, Any], metrics: dict[str, Any]) -> Rows:
 
 
 def _trained(row: dict[str, Any], metrics: dict[str, Any], config: dict[str, Any]) -> Rows:
-    dropped = (("longer than max_length", metrics["rows_dropped_too_long"]),)
-    came_in = metrics["rows"] + metrics["rows_dropped_too_long"]
+    reasons = {"longer than max_length": "rows_dropped_too_long", "the same answer twice": "rows_dropped_equal"}
+    dropped = tuple((reason, metrics[name]) for reason, name in reasons.items() if name in metrics)
+    came_in = metrics["rows"] + sum(count for _, count in dropped)
     packing = metrics.get("packing", config.get("packing"))
     packed = "not recorded" if packing is None else "yes" if packing else "no"
     tokens = f"{metrics['tokens']:,} seen, {metrics['supervised_tokens']:,} supervised"

@@ -13,6 +13,7 @@ from posttrain.report.wording import dollars
 from posttrain.rows import write_text
 
 MARKUP = re.compile(r"[\\`*<\[]")
+LONG = ("summary", "loss_curve", "preference_curve")  # not repeated among the figures of a step
 
 
 def report_markdown(recipe: str, nodes: Sequence[Named]) -> str:
@@ -28,7 +29,7 @@ def report_markdown(recipe: str, nodes: Sequence[Named]) -> str:
                 parts += [f"**{column}**", "", "```text", text.replace("```", "'''"), "```", ""]
     parts += ["", "## What was made", ""]
     for step in steps:
-        figures = {key: value for key, value in step["metrics"].items() if key not in ("summary", "loss_curve")}
+        figures = {key: value for key, value in step["metrics"].items() if key not in LONG}
         parts += [f"### {step['name']} ({step['kind']})", "", f"identity `{step['identity']}`", ""]
         parts += ["```json", json.dumps(figures, indent=1, ensure_ascii=False), "```", ""]
     return "\n".join(parts) + "\n"

@@ -6,7 +6,7 @@ by their hashes, so a story with `<script>` is a story.
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -159,13 +159,16 @@ def _loss_plots(steps: Sequence[Step]) -> list[dict[str, Any]]:
         curve = step["metrics"].get("loss_curve")
         if not curve:
             continue
-        note = _held_out(step["metrics"].get("held_out_nll"))
+        note = _held_out(step["metrics"])
         svg = Markup(plots.losses(f"loss-{at}", step["name"], curve, note))
         found.append({"step": step["name"], "note": note, "svg": svg})
     return found
 
 
-def _held_out(nll: Any) -> str:
+def _held_out(metrics: Mapping[str, Any]) -> str:
+    if pairs := metrics.get("held_out_pairs"):
+        return f"held-out pairs: the chosen answer gains more in {pairs['accuracy']['mean']:.0%}"
+    nll = metrics.get("held_out_nll")
     if nll is None:
         return ""
     if isinstance(nll, dict):

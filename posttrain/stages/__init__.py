@@ -12,4 +12,5 @@ from posttrain.stages.pairs import PAIRS
 from posttrain.stages.samples import SAMPLES
 from posttrain.stages.sft import SFT
 
-STAGES: Mapping[str, Stage] = {stage.kind: stage for stage in (BASE, DISTILL, GENERATE, SFT, PAIRS, DPO, SAMPLES, JUDGE)}
+ALL = (BASE, DISTILL, GENERATE, SFT, PAIRS, DPO, SAMPLES, JUDGE)
+STAGES: Mapping[str, Stage] = {stage.kind: stage for stage in ALL}

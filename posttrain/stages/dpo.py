@@ -51,6 +51,7 @@ class Prepared(NamedTuple):
     """What is trained on, the held-out pairs, and what was dropped or cut. Rows without a pair have none held out."""
 
     rows: "list[TokenPair] | list[TokenAnswer]"
+    total: int  # of pairs, also where the loss reads each as two answers
     held: "list[TokenPair]"
     counts: dict[str, int]
 
@@ -130,7 +131,8 @@ def prepare(config: DPOStepConfig, ctx: StageContext, chat: Any) -> Prepared:
     rows, counts = (token_answers if single else token_pairs)(train, chat, config.max_length, config.cut_prompts)
     held = [] if single else token_pairs(test, chat, config.max_length, config.cut_prompts)[0]
     check_dropped(config, len(rows), counts[TOO_LONG], len(test) if single else len(held))
-    return Prepared(unpaired(rows) if wants_single and not single else rows, held, counts)  # type: ignore[arg-type]
+    read: Any = unpaired(rows) if wants_single and not single else rows  # type: ignore[arg-type]
+    return Prepared(read, len(rows), held, counts)
 
 
 def _scored(model: Any, held: "list[TokenPair]", ctx: StageContext) -> Any:
@@ -154,19 +156,23 @@ def _join(config: DPOStepConfig, ctx: StageContext, source: Path) -> None:
 
 
 def _metrics(config: DPOStepConfig, data: Prepared, result: Any, before: Any, after: Any) -> Metrics:
-    from posttrain.lm.preference.figures import lengths
+    from posttrain.lm.preference.pairs import EQUAL, PROMPT_CUT, TOO_LONG
 
     what = "full fine-tuning" if config.full else f"LoRA r={config.lora.r}"
-    unit = "pairs" if data.held else "answers"
     found = _held_out(config, before, after) if data.held else None
-    gained = "" if found is None else f", preferred on held-out pairs {found['accuracy']['mean']:.0%}"
-    dropped = ", ".join(f"{count} {name}" for name, count in data.counts.items() if count) or "none"
+    gained = "" if found is None else f", held-out pairs told apart {found['accuracy']['mean']:.0%}"
+    dropped = {name: data.counts[name] for name in (TOO_LONG, EQUAL) if name in data.counts}
     return {
-        "summary": f"{' + '.join(config.loss_type)}, {what} on {len(data.rows):,} {unit}, dropped: {dropped}{gained}",
+        "summary": (
+            f"{' + '.join(config.loss_type)}, {what} on {data.total:,} {'pairs' if data.held else 'answers'}, "
+            f"{sum(dropped.values())} dropped{gained}"
+        ),
         "loss_type": list(config.loss_type),
-        "rows": len(data.rows),
-        "counts": data.counts,
-        "answer_tokens": lengths(data.rows)._asdict(),
+        "rows": data.total,
+        **{f"rows_dropped_{name.replace(' ', '_')}": count for name, count in dropped.items()},
+        "rows_cut": data.counts[PROMPT_CUT],
+        "answer_tokens": result.lengths._asdict(),
+        "guards": result.guards._asdict(),
         **training_metrics(result),
         "preference_curve": [list(point) for point in result.curve],
         "held_out_pairs": found,
