@@ -92,7 +92,7 @@ def test_the_second_run_makes_nothing(recipe: Path, tmp_path: Path) -> None:
 def test_a_real_model_learns_to_stop(stories260k: Path, tmp_path: Path) -> None:
     corpus = stories260k.parents[1] / "data" / "tinystories" / "train.jsonl"
     command = [
-        *(sys.executable, "-m", "posttrain", "run", "tinystories", "--until", "sft", "--json"),
+        *(sys.executable, "-m", "posttrain", "run", "instruct", "--until", "sft", "--json"),
         *("--store", str(tmp_path / "store"), "--set", f"base.model={stories260k}"),
         *("--set", "generate.generator=backtranslate", "--set", f"generate.source={corpus}"),
         *("--set", "generate.rows=2500", "--set", "judge.limit=20", "--set", "judge.samples=1"),
