@@ -9,7 +9,7 @@ step ?=
 judge ?=
 
 help: ## this list
-	@grep -hE '^[a-z][a-z -]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-28s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z][a-z -]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-41s %s\n", $$1, $$2}'
 	@echo "  recipes: $(basename $(notdir $(wildcard recipes/*.yaml)))"
 
 # torch comes first and exactly: a range would bring gigabytes of CUDA packages where the CPU build is wanted.
