@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 from tiny_llama import llama, weights_hash
-from tiny_preferences import DPO, PAIRS, moved, naive, plain_lora, prefer, stop_at
+from tiny_preferences import DPO, PAIRS, moved, naive, nothing, plain_lora, prefer, some_pairs, stop_at
 from trl import DPOTrainer, KTOTrainer
 
 from posttrain.errors import PosttrainError
+from posttrain.lm.preference.answer_trainer import AnswerTrainer
 from posttrain.lm.preference.pairs import unpaired
 from posttrain.lm.preference.settings import (
     DPO_LOSSES,
@@ -23,6 +24,7 @@ from posttrain.lm.preference.settings import (
     check_settings,
 )
 from posttrain.lm.preference.training import check_trainer
+from posttrain.lm.supervised_trainer import LengthGroupedBatches
 
 SHOWN = ("sigmoid", "simpo", "orpo", "kto")  # one of each trainer; the others when asked
 
@@ -178,6 +180,23 @@ def test_kto_starts_at_a_half_from_a_model_in_memory_and_takes_pairs_apart(make:
     assert prefer(make(), tmp_path / "b", with_loss("kto"), pairs=unpaired(PAIRS), **once).curve == curve
     weighed = prefer(make(), tmp_path / "c", with_loss("kto", undesirable_weight=3.0), **once).curve
     assert weighed[0].loss > 0.6
+
+
+def test_batches_of_single_answers_mix_good_and_bad_ones_however_long_they_are(tmp_path: Path) -> None:
+    wordy = [pair._replace(chosen=pair.chosen[:-1] * 5 + pair.chosen[-1:]) for pair in some_pairs(32)]
+    trainer = AnswerTrainer(llama(), unpaired(wordy), with_loss("kto"), tmp_path, nothing)
+
+    def mixed(order: Any) -> float:
+        labels = [trainer.train_dataset[i]["label"] for i in order]
+        batches = [labels[at : at + 4] for at in range(0, len(labels), 4)]
+        return sum(0 < sum(batch) < 4 for batch in batches) / len(batches)
+
+    sampler = trainer._get_train_sampler()
+    first = list(sampler)
+    assert sorted(first) == list(range(64)) and first == list(sampler) and mixed(first) > 0.7
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+    assert mixed(LengthGroupedBatches(trainer._lengths, 4, seed=0)) < 0.4
 
 
 def test_single_answers_are_refused_by_losses_over_pairs(tmp_path: Path) -> None:

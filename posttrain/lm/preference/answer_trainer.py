@@ -2,7 +2,8 @@
 
 The divergence that a verdict is weighed against is estimated from each prompt with the answer of its neighbour in the
 batch. TRL pairs them once, so its batches must stay in one order; here they are paired in each batch, so that
-batches may change from epoch to epoch.
+batches may change from epoch to epoch. Batches are drawn whatever their rows' lengths: grouped by length, good answers
+that are longer than bad ones would meet only each other, and the divergence would be that of their own kind.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from posttrain.lm.preference.preference_trainer import WIDTH, Batch, PreferenceT
 from posttrain.lm.preference.reference import frozen_copy
 from posttrain.lm.preference.settings import PreferenceSettings
 from posttrain.lm.sft import OnStep, training_arguments
-from posttrain.lm.supervised_trainer import _no_tokenizer
+from posttrain.lm.supervised_trainer import LengthGroupedBatches, _no_tokenizer
 
 
 class AnswerTrainer(PreferenceTrainer, KTOTrainer):  # type: ignore[misc]
@@ -66,6 +67,9 @@ class AnswerTrainer(PreferenceTrainer, KTOTrainer):  # type: ignore[misc]
             precompute_ref_log_probs=True,  # so that TRL loads no reference; ours is looked up in each batch
             max_length=None,
         )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedBatches:
+        return LengthGroupedBatches([0] * len(self._lengths), self.args.train_batch_size, self.args.seed)
 
     def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
         """Answers are tokens already."""

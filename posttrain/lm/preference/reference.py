@@ -38,8 +38,13 @@ def as_it_was(model: Any) -> Iterator[None]:
             module.p = rate
 
 
-def check_adapter(model: Any) -> None:
-    """Refuse adapters that TRL's losses would pass over: one on the output head, one that trains single tokens."""
+def check_model(model: Any) -> None:
+    """Refuse a model of which nothing trains, and adapters that TRL's losses would pass over."""
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise PosttrainError(
+            "model: none of its weights is trainable (merging an adapter leaves them frozen); some are needed. Call "
+            "requires_grad_(True), or add a fresh adapter."
+        )
     if not isinstance(model, PeftModel):
         return
     if list(model.peft_config) != ["default"]:

@@ -25,7 +25,7 @@ DPO_LOSSES = (
     "aot_unpaired",
     "apo_zero",  # D'Oosterlinck et al. 2024, arXiv 2408.06266
     "apo_down",
-    "discopop",  # Lu et al. 2024, arXiv 2406.08414
+    "discopop",  # Lu et al. 2024, arXiv 2406.08414; as published, small margins are first driven below 0
     "sft",  # cross entropy of the chosen answer: beside another loss it holds the answer up (RPO, arXiv 2404.19733)
     "sigmoid_norm",  # DPO a token
 )

@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 
 from posttrain.errors import PosttrainError
 from posttrain.lm.causal_blocks import causal_blocks
-from posttrain.lm.losses import check_plain_head
 from posttrain.lm.preference.answer_trainer import AnswerTrainer
 from posttrain.lm.preference.figures import AlignPoint, Lengths, curve, lengths
 from posttrain.lm.preference.guards import GuardReport, guard_report
 from posttrain.lm.preference.pair_trainer import PairTrainer
 from posttrain.lm.preference.pairs import TokenAnswer, TokenPair, unpaired
-from posttrain.lm.preference.reference import as_it_was, check_adapter
+from posttrain.lm.preference.reference import as_it_was, check_model
 from posttrain.lm.preference.reference_free import ContrastiveTrainer, OddsRatioTrainer
 from posttrain.lm.preference.settings import DPO_LOSSES, UNPAIRED, PreferenceSettings, check_settings
 from posttrain.lm.sft import LossPoint, OnStep
@@ -50,8 +49,7 @@ def align(
     """
     check_settings(settings)
     rows = _fitting(rows, settings.loss_type)
-    check_adapter(model)
-    check_plain_head(model)
+    check_model(model)
     checkpoint_dir.mkdir(parents=True, exist_ok=True)
     done = checkpoints(checkpoint_dir)
     with as_it_was(model):
