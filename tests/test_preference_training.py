@@ -153,6 +153,8 @@ def test_no_pairs_and_adapters_that_the_losses_would_not_see_are_refused(tmp_pat
         prefer(llama(), tmp_path, pairs=[])
     with pytest.raises(PosttrainError, match="its output head is adapted"):
         prefer(with_lora(), tmp_path)
+    with pytest.raises(PosttrainError, match="none of its weights is trainable"):
+        prefer(plain_lora().merge_and_unload(), tmp_path)
     two = plain_lora()
     two.add_adapter("second", two.peft_config["default"])
     with pytest.raises(PosttrainError, match="it has the adapters default, second; one fresh adapter"):
@@ -202,13 +204,14 @@ def run_of(kind: str, path: Path, on_step: Any = nothing) -> Any:
     return model
 
 
+PLACES = [("step", 3), ("step", 5), ("fsync", 4), ("replace", 1), ("replace", 4)]  # of the second, the n-th call
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("place", "number"),
-    [("step", 3), ("step", 5), ("fsync", 4), ("replace", 1), ("replace", 4)],
-    ids=["in epoch 1", "in epoch 2", "while saving", "before the rename", "before the oldest goes"],
+    ("kind", "place", "number"),
+    [*(("dpo-lora", *at) for at in PLACES), *((kind, *PLACES[1]) for kind in KINDS if kind != "dpo-lora")],
 )
-@pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_process_continues_to_the_same_bytes(kind: str, place: str, number: int, tmp_path: Path) -> None:
     here = Path(__file__).parent
     code = CHILD.format(tests=str(here), root=str(here.parent))
