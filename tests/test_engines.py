@@ -66,3 +66,28 @@ def test_sampling_stays_inside_the_models_context(tiny_chat_model: Path, tmp_pat
     assert sample(model, tokenizer, never, nearly, SETTINGS, tmp_path / "a", lambda *_: None)["p"].tokens == 3
     with pytest.raises(PosttrainError, match=f"prompt p: {context} tokens"):
         sample(model, tokenizer, never, [Prompt("p", [5] * context)], SETTINGS, tmp_path / "b", lambda *_: None)
+
+
+def test_a_block_is_made_by_one_thread_however_many_there_are_and_are_left(
+    tiny_chat_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from posttrain.engines import decoding
+
+    seen, real, before = [], decoding.decode, torch.get_num_threads()
+
+    def watched(*given: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return real(*given)
+
+    monkeypatch.setattr(decoding, "decode", watched)
+    try:
+        torch.set_num_threads(3)
+        whole = run(tiny_chat_model, tmp_path / "j")
+        sorted((tmp_path / "j").iterdir())[1].unlink()
+        assert run(tiny_chat_model, tmp_path / "j") == whole and seen == [1] * 4
+        run(tiny_chat_model, tmp_path / "k", PROMPTS[:4])
+        assert seen[4:] == [3] and torch.get_num_threads() == 3  # the control: a single block has them all
+    finally:
+        torch.set_num_threads(before)

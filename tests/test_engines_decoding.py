@@ -113,3 +113,10 @@ def test_the_ends_of_the_unit_interval_name_ids_with_probability() -> None:
     logits = torch.tensor([[float("-inf"), 0.0, 0.0, float("-inf")]])
     assert choose(logits, 1.0, torch.tensor([0.0])).tolist() == [1]
     assert choose(logits, 1.0, torch.tensor([1.0 - 2**-24])).tolist() == [2]
+
+
+def test_nobody_goes_on_for_tokens_that_nobody_waits_for() -> None:
+    model, calls = model_of(LLAMA), iter([False, False, True])
+    with pytest.raises(decoding.Interrupted):
+        decode(model, PROMPTS, STOPS, MOST, 0.0, torch.Generator(), lambda: next(calls))
+    assert next(calls, None) is None  # asked before every token

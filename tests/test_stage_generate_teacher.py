@@ -129,7 +129,9 @@ def test_every_answer_that_is_not_kept_is_counted_by_its_fault(teacher: Path, tm
     counts = made["counts"]
     assert [counts[name] for name in teaching.FAULTS] == [len(cut), len(empty), len(speaking), 0]
     assert cut and empty and speaking, "negative control: this teacher makes all three faults"
-    assert left.keys() == answers.keys() - cut - empty - speaking and made["share_kept"] == len(left) / 40
+    same = counts["exact"] + counts["near"]  # an answer of one word is soon given twice
+    assert left.keys() <= answers.keys() - cut - empty - speaking and made["share_kept"] == len(left) / 40
+    assert len(left) == 40 - len(cut) - len(empty) - len(speaking) - same
     assert all(row["messages"][1]["content"] == answers[key]["text"] for key, row in left.items()), "none is repaired"
     assert not any("<|" in text.decode() for text in told(tmp_path))
 
@@ -171,7 +173,8 @@ def test_a_control_string_that_only_the_teacher_knows_does_not_survive(tiny_chat
     odd = saying(tiny_chat_model, tmp_path / "t", **{"<|end|>": 0.1, "[[hush]]": 0.05, "  ": 0.01})
     made = generated(tmp_path, odd)
     stopped = [row["text"] for row in written(tmp_path).values() if row["stopped"]]
-    faulty = sum("[[hush]]" in text for text in stopped)
+    faulty = sum(any(t in text for t in ("[[hush]]", *CHAT_TOKENS)) for text in stopped)
+    assert any("[[hush]]" in text for text in stopped)
     assert faulty > 0 and made["counts"][teaching.CONTROL] == faulty
     assert not any("hush" in text.decode() for text in told(tmp_path))
     assert teaching.fault(Completion("[[hush]] a cat", True, 5), (), CHAT_TOKENS) is None  # negative control

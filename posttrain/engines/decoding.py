@@ -5,7 +5,7 @@ rows that have ended leave the batch, and keys and values are written in place i
 Only temperature is applied; a model's own generation settings are not read, so that a recipe says all there is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,10 @@ from transformers.cache_utils import DynamicLayer
 
 ROOM = 64  # tokens by which a full buffer grows
 FEWER = 0.875  # the batch is made smaller when at most this share of its rows goes on
+
+
+class Interrupted(Exception):
+    """Nobody waits for these tokens any more."""
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
@@ -67,10 +71,12 @@ def decode(
     max_new_tokens: int,
     temperature: float,
     generator: torch.Generator,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> list[list[int]]:
     """New token ids of each prompt, a stop id included where one came. Temperature 0 is greedy.
 
     The draws come from `generator` (on the CPU): one uniform number a row and step, whatever the batch holds by then.
+    Raises `Interrupted` at the next token where `stopped` says so.
     """
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in prompts], device=model.device)
@@ -81,6 +87,8 @@ def decode(
     going = torch.ones(len(prompts), dtype=torch.bool)
     made: list[list[int]] = [[] for _ in prompts]
     for _ in range(max_new_tokens):
+        if stopped():
+            raise Interrupted
         out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1)
         uniform = torch.rand(len(prompts), generator=generator)[rows]
         chosen = choose(out.logits[:, -1].float().cpu(), temperature, uniform)
