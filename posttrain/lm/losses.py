@@ -165,7 +165,9 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
-        hidden_grad, *weight_grads = [grad if grad is None else grad.mul_(grad_outputs[0]) for grad in ctx.grads]
+        # detached, since autograd adds the gradient of a tied embedding in place only to what is nobody's view
+        scaled = [grad if grad is None else grad.detach().mul_(grad_outputs[0]) for grad in ctx.grads]
+        hidden_grad, *weight_grads = scaled
         del ctx.grads  # scaled in place: a second pass would scale them again
         return None, None, None, hidden_grad, *weight_grads
 
