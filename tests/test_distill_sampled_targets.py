@@ -128,6 +128,14 @@ def test_draws_are_the_same_bytes_in_any_batches_and_any_order() -> None:
     assert same_bytes_in_any_order(make)
 
 
+@pytest.mark.parametrize("cached", [1, 3 * VOCABULARY])
+def test_the_pieces_that_stay_in_the_cache_change_no_draw(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = drawn(teacher_logits(7))
+    monkeypatch.setattr("posttrain.lm.distillation.sampled_targets.IN_CACHE", cached)
+    assert all(torch.equal(a, b) for a, b in zip(drawn(teacher_logits(7)), whole, strict=True))
+    assert not torch.equal(drawn(teacher_logits(7), row=1).ids, whole.ids)
+
+
 def test_a_generator_that_runs_along_with_the_batches_is_caught() -> None:
     logits, generator = teacher_logits(30), torch.Generator().manual_seed(5)
 

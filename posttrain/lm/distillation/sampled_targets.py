@@ -23,6 +23,7 @@ from torch import Tensor
 from posttrain.errors import PosttrainError
 
 MOST_DRAWS = 255  # a count fits one byte
+IN_CACHE = 1 << 18  # probabilities that a CPU sums together: 2 MB in fp64
 BITS = 48  # of a uniform number: fine against any probability, and u x total stays below the total in fp64
 
 
@@ -96,6 +97,13 @@ def draw_targets(logits: Tensor, numbers: Tensor, settings: TargetSettings) -> D
 
     Head rows behind the vocabulary (padding) are never drawn. Logits without a distribution are an error.
     """
+    step = max(1, IN_CACHE // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(logits))
+    starts = range(0, max(1, len(logits)), step)  # no position at all is one empty part
+    parts = [_drawn(logits[start : start + step], numbers[start : start + step], settings) for start in starts]
+    return Draws(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _drawn(logits: Tensor, numbers: Tensor, settings: TargetSettings) -> Draws:
     proposal = _proposal(logits, settings)
     at = torch.searchsorted(proposal.cdf, numbers * proposal.cdf[:, -1:], right=True)
     slots = torch.nn.functional.pad((at[:, 1:] != at[:, :-1]).long(), (1, 0)).cumsum(1)
