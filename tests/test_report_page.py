@@ -59,7 +59,9 @@ def test_every_part_is_there_and_every_plot_has_words(whole: str) -> None:
 
 def test_the_summary_leads_from_the_first_model_to_the_last(whole: str) -> None:
     text = Tags(whole).text
-    assert "instruct, base → sft3.0 → 6.0 [5.6, 6.3]paired difference +1.5 [+1.0, +2.0] · rule judge (a proxy)" in text
+    assert (
+        "instruct, base → sft3.0 → 6.0 [5.6, 6.3]sft by itself +1.5 [+1.0, +2.0], paired · rule judge (a proxy)" in text
+    )
     assert "words used30% → 60%" in text
     assert "time8.1 min" in text and "peak memory1.23 GB" in text
     assert "energynot measuredno counter is readable here" in text
@@ -128,7 +130,7 @@ def test_an_invalid_judge_stands_at_the_top_with_its_canaries(tmp_path: Path) ->
     assert "The verdicts on sft do not count" in top and "it likes empty answers" in top
     assert re.search(r'sentences shuffled</th><td class="n">20</td><td class="n">20</td><td class="n">18</td>', top)
     assert 'class="verdict v-judge-invalid"' in top and "JUDGE INVALID: these figures do not count" in top
-    assert "paired difference" not in top
+    assert "paired" not in top
     passed = made(whole_chain(tmp_path / "passed", canaries=CANARIES[:1]))
     assert "do not count" not in passed and "Canaries of the judge of sft: 1 of 1 passed" in passed
 

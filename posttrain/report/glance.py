@@ -85,7 +85,8 @@ def _primary_tile(way: Sequence[Step]) -> Tile:
         was = "unscored" if before is None or before["score"] is None else f"{before['score']:.1f}"
         value = f"{was} → {value}"
     change = judge.get("changes", {}).get(axis)
-    paired = f"paired difference {score_text(change, '+')}".replace("-", "−") + " · " if change else ""
+    last = f"{way[-1]['name']} by itself {score_text(change, '+')}, paired" if change else ""
+    paired = last.replace("-", "−") + " · " if last else ""
     trusted = INVALID not in (judge["verdict"], first["verdict"])
     note = f"{paired}{judge_name(judge)}" if trusted else f"{INVALID}: these figures do not count"
     return Tile(name, value, note, wide=True, counts=trusted)
