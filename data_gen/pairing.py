@@ -21,7 +21,8 @@ TIE = "ties"
 NEAR = "near-duplicates"
 LENGTHS = "of unlike lengths"
 NO_SCORE, CUT = "unscored", "cut"  # of a single answer
-REASONS = (FEW, UNSCORED, UNENDED, TIE, NEAR, LENGTHS)  # the order in which they are looked for
+REASONS = (FEW, UNSCORED, UNENDED, TIE, NEAR, LENGTHS)  # why a prompt makes no pair, in the order they are looked for
+LABEL_REASONS = (NO_SCORE, CUT, TIE, NEAR)  # why an answer has no label
 
 
 class Candidate(NamedTuple):
@@ -137,7 +138,7 @@ def middle(prompts: Sequence[Sequence[Candidate]]) -> float | None:
 
 
 def labelled(answers: Sequence[Candidate], rules: Rules, threshold: float) -> list[Label | str]:
-    """For each answer of a prompt a label, or why it has none: NO_SCORE, CUT, TIE or NEAR.
+    """For each answer of a prompt a label, or the first of LABEL_REASONS why it has none.
 
     At `threshold` and above an answer is desirable, below it is not; half of `margin` to either side is a tie. What
     nearly equals an earlier answer with a label has none, nor has a cut one that would be desirable.

@@ -74,12 +74,19 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     return load_recipe(options.recipe, STAGES, options.overrides)
 
 
-def _graph(options: argparse.Namespace) -> tuple[Recipe, list[Node]]:
+def _graph(options: argparse.Namespace, judged_by: Sequence[str] = ()) -> tuple[Recipe, list[Node]]:
+    """The chain; `judged_by` are overrides of the judge that closes its steps, which leave the steps as they are."""
+    from dataclasses import replace
+
     from posttrain.chain.graph import build_graph
+    from posttrain.chain.recipe import load_recipe
     from posttrain.hub.fetch import resolve_revision
     from posttrain.stages import STAGES
 
     recipe = _recipe(options)
+    if judged_by:
+        judged = load_recipe(options.recipe, STAGES, [*options.overrides, *judged_by])
+        recipe = replace(judged, steps=recipe.steps)
     return recipe, build_graph(recipe, STAGES, options.until, resolve_revision)
 
 
@@ -124,11 +131,11 @@ def _run(options: argparse.Namespace) -> None:
     return None
 
 
-def _plan(options: argparse.Namespace) -> None:
+def _plan(options: argparse.Namespace, judged_by: Sequence[str] = ()) -> None:
     from posttrain.chain.console import RichScreen
     from posttrain.chain.plan import plan_rows
 
-    recipe, nodes = _graph(options)
+    recipe, nodes = _graph(options, judged_by)
     rows = plan_rows(nodes, recipe.gates, _store(options))
     if options.json:
         print(json.dumps({"recipe": recipe.name, "nodes": rows}, indent=1))
@@ -151,11 +158,11 @@ def _eval(options: argparse.Namespace) -> None:
     from posttrain.report.markdown import write_markdown
 
     given = {key: getattr(options, name) for name, key in JUDGE_OPTIONS.items()}
-    options.overrides += [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    judged_by = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     if options.dry_run:
         options.until = options.step or options.until
-        return _plan(options)
-    recipe, nodes = _graph(options)
+        return _plan(options, judged_by)
+    recipe, nodes = _graph(options, judged_by)
     store, screen = _store(options), RichScreen(screen_console(to_stderr=options.json))
     folder = eval_folder(recipe, nodes, store)
     done = rejudge(recipe, nodes, store, screen, folder, options.step)

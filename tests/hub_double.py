@@ -1,4 +1,7 @@
-"""A loopback double of the hub: one model repository that the real client can resolve and download."""
+"""A loopback double of the hub: one repository that the real client can resolve and download.
+
+It holds a model, or a data set where its name begins with `datasets/`.
+"""
 
 import hashlib
 import json
@@ -27,7 +30,7 @@ def handler(repo: str, folder: Path, asked: list[str]) -> type[BaseHTTPRequestHa
             path = self.path.split("?")[0]
             asked.append(path)
             name = path.removeprefix(f"/{repo}/resolve/{COMMIT}/").removeprefix(f"/{repo}/resolve/main/")
-            if path.startswith(f"/api/models/{repo}"):
+            if path.startswith(f"/api/{'' if repo.startswith('datasets/') else 'models/'}{repo}"):
                 siblings = [{"rfilename": file} for file in files]
                 if "/tree/" in path:
                     tree = [{"type": "file", "path": f, "size": p.stat().st_size, "oid": "0"} for f, p in files.items()]

@@ -58,3 +58,17 @@ def test_a_missing_or_unreachable_model_is_a_clear_error(tiny_chat_model: Path, 
     assert "Check the spelling" in answer
     offline = fetch("no/such-model", endpoint, tmp_path / "home", offline=True)
     assert "cannot be reached" in offline
+
+
+def test_a_data_set_becomes_a_commit_and_a_directory_of_rows_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "repo"
+    folder.mkdir()
+    for name in (".gitattributes", "train.jsonl", "test.parquet", "README.md", "loader.py", "old.bin"):
+        (folder / name).write_text("{}\n")
+    with hub("datasets/some/prefs", folder) as (endpoint, asked):
+        commit, *names = fetch("datasets/some/prefs@main", endpoint, tmp_path / "home").split()
+    assert commit == COMMIT and set(names) == {".gitattributes", "train.jsonl", "test.parquet", "README.md"}
+    assert not any(path.endswith((".py", ".bin")) for path in asked), "code and pickles are never fetched"
+    again = fetch("datasets/some/prefs@main", endpoint, tmp_path / "home", offline=True)
+    assert again.split()[0] == COMMIT, "what was fetched once works offline"
+    assert "is not in the local cache" in fetch("some/prefs@main", endpoint, tmp_path / "home", offline=True)

@@ -122,7 +122,8 @@ def _step_node(
     inputs: dict[str, str | Input] = {}
     for field, reference in _references(recipe, table, step).items():
         inside = reference in recipe.steps
-        inputs[field] = reference if inside else _outside(reference, f"{where}.{field}", revision)
+        kind = "datasets/" if field in table[config.kind].data_sets else ""
+        inputs[field] = reference if inside else _outside(reference, f"{where}.{field}", revision, kind)
     if "training" in table[config.kind].inputs and "training" not in inputs and isinstance(inputs.get("model"), str):
         found = _training(nodes[str(inputs["model"])], nodes)
         config, inputs = config.model_copy(update=found), {**inputs, **found}
@@ -194,7 +195,8 @@ def named_node(
     return Node(name, stage, config, inputs, digest(what if also is None else {**what, "also": also}))
 
 
-def _outside(reference: str, where: str, revision: Callable[[str], str]) -> Input:
+def _outside(reference: str, where: str, revision: Callable[[str], str], kind: str = "") -> Input:
+    """A path or a hub id as an input; `kind` is "datasets/" where the id is a data set's, as the hub itself has it."""
     path = find_path(reference)
     if os.path.isfile(path / "adapter_config.json"):
         raise PosttrainError(
@@ -204,7 +206,7 @@ def _outside(reference: str, where: str, revision: Callable[[str], str]) -> Inpu
     if os.path.exists(path):
         return Input(path, sha256_path(path), reference)
     if HUB_ID.fullmatch(reference) and not find_path(path.parts[0]).is_dir():  # models/typo is no hub id
-        return Input(Path(reference), f"hub:{reference.split('@')[0]}@{revision(reference)}", reference)
+        return Input(Path(reference), f"hub:{kind}{reference.split('@')[0]}@{revision(kind + reference)}", reference)
     raise PosttrainError(
         f"{where}: no step, file or directory '{reference[:200]}'; a step's name, a path, or a hub id "
         "'org/name@revision' is allowed. Check the spelling."

@@ -97,6 +97,7 @@ class Stage:
     run: Callable[[Any, StageContext], Metrics]
     sources: tuple[str, ...] = ()  # packages and modules whose change is worth a drift line
     outside: frozenset[str] = frozenset()  # input fields that may also name a path or a hub model
+    data_sets: frozenset[str] = frozenset()  # those of them whose hub ids are data sets
     check: Callable[[Any, str], None] | None = None  # (config, where): what can be refused before any compute
     among: Callable[[Any, Sequence[str], str], None] | None = None  # (config, outside models of the chain, recipe)
     ready: Callable[[Any], None] | None = None  # (config): what this machine lacks for it, said before anything runs

@@ -1,4 +1,7 @@
-"""Model references that name the hub: `org/name@revision` becomes a commit, then a directory."""
+"""References that name the hub: `org/name@revision` becomes a commit, then a directory.
+
+A data set's begins with `datasets/`, as its address on the hub does.
+"""
 
 from pathlib import Path
 
@@ -6,6 +9,13 @@ from posttrain.chain.stage import Input
 from posttrain.errors import PosttrainError
 
 WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # never pickles
+DATA = ["*.jsonl", "*.json", "*.jsonl.gz", "*.json.gz", "*.parquet", "README.md"]  # the card names the splits
+DATA_SETS = "datasets/"
+
+
+def _repository(name: str) -> tuple[str, str]:
+    """The id of a repository and its type, as the hub's client takes them."""
+    return name.removeprefix(DATA_SETS), "dataset" if name.startswith(DATA_SETS) else "model"
 
 
 def split(reference: str) -> tuple[str, str | None]:
@@ -21,7 +31,9 @@ def resolve_revision(reference: str) -> str:
 
     name, revision = split(reference)
     try:
-        return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
+        repository, kind = _repository(name)
+        always_there = ".gitattributes" if kind == "dataset" else "config.json"
+        return Path(hf_hub_download(repository, always_there, repo_type=kind, revision=revision)).parent.name
     except LocalEntryNotFoundError:
         raise PosttrainError(
             f"{reference}: no step and no directory of this name, the hub cannot be reached, and it is not in the "
@@ -29,16 +41,18 @@ def resolve_revision(reference: str) -> str:
         ) from None
     except (HfHubHTTPError, OSError) as error:
         raise PosttrainError(
-            f"{reference}: no step and no directory of this name, and the hub gives no such model "
+            f"{reference}: no step and no directory of this name, and the hub gives no such repository "
             f"({type(error).__name__}). Check the spelling, the network, and that you may read it (hf auth login)."
         ) from None
 
 
 def local_directory(source: Input) -> Path:
-    """Where the files of an input lie; a hub model is fetched (safetensors only) at its resolved commit."""
+    """Where the files of an input lie; those on the hub are fetched at its commit, of a model safetensors only."""
     if not source.identity.startswith("hub:"):
         return source.path
     from huggingface_hub import snapshot_download
 
     name, _, commit = source.identity.removeprefix("hub:").partition("@")
-    return Path(snapshot_download(name, revision=commit, allow_patterns=WANTED))
+    repository, kind = _repository(name)
+    wanted = DATA if kind == "dataset" else WANTED
+    return Path(snapshot_download(repository, repo_type=kind, revision=commit, allow_patterns=wanted))

@@ -69,9 +69,8 @@ def _made(row: dict[str, Any], metrics: dict[str, Any]) -> Rows:
     total = metrics["rows"] + metrics["rows_held_out"] + sum(count for _, count in dropped)
     removed = metrics["counts"].get("control strings removed", 0)
     note = f"{removed:,} control strings removed from texts"
-    return Rows(
-        row["name"], row["kind"], "rows", total, dropped, metrics["rows_held_out"], None, "", metrics["rows"], "", note
-    )
+    unit, used = metrics.get("unit", "rows"), metrics["rows"]
+    return Rows(row["name"], row["kind"], unit, total, dropped, metrics["rows_held_out"], None, "", used, "", note)
 
 
 def _trained(row: dict[str, Any], metrics: dict[str, Any], config: dict[str, Any]) -> Rows:

@@ -16,6 +16,7 @@ from posttrain.chain.stage import Metrics, StageContext
 from posttrain.engines.transformers_engine import Prompt
 from posttrain.errors import PosttrainError
 from posttrain.rows import Row, read_rows
+from posttrain.stages.leaks import REMOVED, Message, cleaned, without_asked
 from posttrain.stages.teaching import (
     CONTROL,
     CUT,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from posttrain.engines.transformers_engine import Completion
     from posttrain.stages.pairs import PairsConfig
 
-Message = dict[str, str]
 PROMPTS = 500  # asked when a recipe does not say how many
 ASKED = ("words", "features", "first_sentence", "hero")  # what a row of the story world says of its request
 
@@ -151,35 +151,25 @@ def _askable(
 ) -> tuple[list[Asked], dict[str, int]]:
     """Prompts without control strings, each once, and none that the evaluation asks; what was dropped is counted."""
     from data_gen.dedup import normalised
-    from data_gen.holdout import drop_held_out, drop_near_requests
 
-    cleaned = [_cleaned(one, controls) for one in prompts]
-    left = [one for one, _ in cleaned if one.messages[-1]["content"].strip()]
+    pairs = [_cleaned(one, controls) for one in prompts]
+    left = [one for one, _ in pairs if one.messages[-1]["content"].strip()]
     distinct = {normalised(one.row["prompt"]): one for one in reversed(left)}
-    known = {one.id: one for one in distinct.values()}
-    rows = [{"id": one.id, **one.row} for one in left if one.id in known]
+    known = {one.id for one in distinct.values()}
+    once = [one for one in left if one.id in known]
     held_out = read_rows(config.hold_out) if config.hold_out else []
-    rows, same = drop_held_out(rows, held_out)
-    rows, near = drop_near_requests(rows, held_out, config.near_duplicates)
+    asked, leaked = without_asked(once, [(one.messages, one.row) for one in once], held_out, config.near_duplicates)
     counts = {
-        "control strings removed": sum(removed for _, removed in cleaned),
-        "of control strings alone": len(cleaned) - len(left),
-        "repeated": len(left) - len(known),
-        "equal to a held-out prompt": same,
-        "like a held-out prompt": near,
+        REMOVED: sum(removed for _, removed in pairs),
+        "of control strings alone": len(pairs) - len(left),
+        "repeated": len(left) - len(once),
     }
-    return [known[row["id"]] for row in rows], counts
+    return asked, counts | leaked
 
 
 def _cleaned(one: Asked, controls: Collection[str]) -> tuple[Asked, int]:
-    from data_gen.strip import strip_control
-
-    messages, total = [], 0
-    for message in one.messages:
-        text, removed = strip_control(message["content"], controls)
-        messages.append({**message, "content": text})
-        total += removed
-    return Asked(one.id, messages, {**one.row, "prompt": as_text(messages)}), total
+    messages, removed = cleaned(one.messages, controls)
+    return Asked(one.id, messages, {**one.row, "prompt": as_text(messages)}), removed
 
 
 def _usable(

@@ -4,7 +4,7 @@ The judge itself is run with an `Ask` that answers nothing and counts, so that n
 that are not made yet are taken to be as long as the recipe allows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from posttrain.engines.budget import estimate
 from posttrain.engines.journal import Journal
 from posttrain.rows import Row, read_rows
 from posttrain.stages.asking import request_of
-from posttrain.stages.judges import RULE, fitted, members
+from posttrain.stages.judges import RULE, JudgeChoice, fitted, members
 from posttrain.stages.pairing import compare_steps
 
 if TYPE_CHECKING:
@@ -27,16 +27,22 @@ ROW_CHARACTERS = 2_000  # of a row's answer that is not made yet
 def judge_calls(planned: Planned) -> RemoteCalls | None:
     """The calls of a judge's node with what the journal knows of them; None for the rule judge, which asks nobody."""
     config: JudgeConfig = planned.config
-    if config.judge == RULE:
+    return calls_of(config, planned.journal, lambda asks: _ask_everything(config, planned, asks))
+
+
+def calls_of(
+    choice: JudgeChoice, journal: Path, ask_everything: "Callable[[Sequence[Ask]], object]"
+) -> RemoteCalls | None:
+    """The calls of a judge's models when everything is asked of them; None for the rule judge."""
+    if choice.judge == RULE:
         return None
-    asked: list[list[Question]] = [[] for _ in members(config)]
-    asks = [_counting(questions) for questions in asked]
-    _ask_everything(config, planned, asks)
+    asked: list[list[Question]] = [[] for _ in members(choice)]
+    ask_everything([_counting(questions) for questions in asked])
     calls, answered, tokens, usd = 0, 0, 0, 0.0
     priced = True
-    for one, questions in zip(members(config), asked, strict=True):
+    for one, questions in zip(members(choice), asked, strict=True):
         requests = [request_of(question, schema=True) for question in questions]
-        found = _estimate(planned.journal, one.endpoint, requests)
+        found = _estimate(journal, one.endpoint, requests)
         calls, answered = calls + found.requests, answered + found.answered
         tokens += found.prompt_tokens + found.completion_tokens
         usd, priced = usd + (found.usd or 0.0), priced and found.usd is not None

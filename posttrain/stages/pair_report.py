@@ -11,13 +11,13 @@ from posttrain.chain.stage import Metrics
 from posttrain.errors import PosttrainError
 from posttrain.rows import Row
 from posttrain.stages.judging import figures_of
+from posttrain.stages.leaks import REMOVED
 from posttrain.stages.pair_rows import Made
 
 if TYPE_CHECKING:
     from posttrain.stages.pairs import PairsConfig
 
 GROUPS = 2_000  # prompts are bootstrapped in at most so many groups: as good an interval, and bounded memory
-UNSEEN = ("control strings removed",)  # counts of something else than what made no row
 
 
 def check_size(config: "PairsConfig", made: Made) -> None:
@@ -39,7 +39,7 @@ def _more(config: "PairsConfig") -> str:
 
 def dropped(made: Made) -> str:
     """`60 ties, 20 near-duplicates`."""
-    found = [f"{count:,} {name}" for name, count in made.counts.items() if count and name not in UNSEEN]
+    found = [f"{count:,} {name}" for name, count in made.counts.items() if count and name != REMOVED]
     return ", ".join(found) or "nothing dropped"
 
 

@@ -1,21 +1,20 @@
 """Rows of preferences in TRL's formats, made of scored answers; what makes none is counted by its reason."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from posttrain.chain.stage import Metrics
 from posttrain.rows import Row
 from posttrain.stages.candidates import Answered, Asked
 from posttrain.stages.judges import members
+from posttrain.stages.leaks import REMOVED, TOLD, Message, without_told
 from posttrain.stages.pair_scores import Scored
 from posttrain.stages.teaching import CONTROL, EMPTY
 
 if TYPE_CHECKING:
     from data_gen.pairing import Candidate, Rules
     from posttrain.stages.pairs import PairsConfig
-
-HELD_OUT = "equal to a held-out answer"
 
 
 class Made(NamedTuple):
@@ -52,10 +51,10 @@ def paired(config: "PairsConfig", answered: Answered, scored: Scored, held_out: 
             dropped[pair] += 1
         else:
             rows.append(pair_row(one, answers[pair.chosen], answers[pair.rejected], source))
-    rows, leaked = without_held_out(rows, held_out)
-    counts = {**answered.counts, **{reason: dropped[reason] for reason in REASONS}, HELD_OUT: leaked}
+    kept = without_told(rows, held_out)
+    counts = {**answered.counts, **{reason: dropped[reason] for reason in REASONS}, TOLD: len(rows) - len(kept)}
     metrics = {**answered.metrics, **scored.metrics, "margin": rules.margin}
-    return Made(rows, [row["id"] for row in rows], "prompts", len(answered.asked), counts, metrics)
+    return Made(kept, [row["id"] for row in kept], "prompts", len(answered.asked), counts, metrics)
 
 
 def source_of(config: "PairsConfig") -> str:
@@ -77,7 +76,7 @@ def pair_row(one: Asked, chosen: "Candidate", rejected: "Candidate", source: str
     }
 
 
-def said(text: str) -> list[dict[str, str]]:
+def said(text: str) -> list[Message]:
     """An answer as messages."""
     return [{"role": "assistant", "content": text}]
 
@@ -87,7 +86,7 @@ def unpaired(config: "PairsConfig", answered: Answered, scored: Scored, held_out
 
     By constraints it is desirable where it meets them all. What can stand on neither side is counted among the answers.
     """
-    from data_gen.pairing import CUT, NEAR, NO_SCORE, TIE, Label, labelled, middle
+    from data_gen.pairing import LABEL_REASONS, NO_SCORE, Label, labelled, middle
 
     found = middle(scored.answers) if config.threshold is None else config.threshold
     threshold = 1.0 if config.by == "constraints" else found
@@ -102,29 +101,15 @@ def unpaired(config: "PairsConfig", answered: Answered, scored: Scored, held_out
                 continue
             rows.append(label_row(f"{one.id}/{nth}", one.messages, answer.text, label.desirable, answer.score, source))
             prompts[rows[-1]["id"]] = one.id
-    rows, leaked = without_held_out(rows, held_out)
+    kept = without_told(rows, held_out)
     dropped.update(answered.metrics["answers_left_out"])
-    counts = {name: dropped[name] for name in (CUT, EMPTY, CONTROL, NO_SCORE, TIE, NEAR)}
+    counts = {REMOVED: answered.counts[REMOVED], **{name: dropped[name] for name in (EMPTY, CONTROL, *LABEL_REASONS)}}
     metrics = {**answered.metrics, **scored.metrics, "margin": rules.margin, "threshold": threshold}
     metrics["prompts_left_out"] = answered.counts
     asked = answered.metrics["answers"]
-    return Made(rows, [prompts[row["id"]] for row in rows], "answers", asked, {**counts, HELD_OUT: leaked}, metrics)
+    counts |= {TOLD: len(rows) - len(kept)}
+    return Made(kept, [prompts[row["id"]] for row in kept], "answers", asked, counts, metrics)
 
 
-def label_row(
-    name: str, prompt: list[dict[str, str]], text: str, label: bool, points: float | None, source: str
-) -> Row:
+def label_row(name: str, prompt: list[Message], text: str, label: bool, points: float | None, source: str) -> Row:
     return {"id": name, "prompt": prompt, "completion": said(text), "label": label, "score": points, "source": source}
-
-
-def without_held_out(rows: Iterable[Row], held_out: Sequence[Row]) -> tuple[list[Row], int]:
-    """The rows none of whose answers is a reference of the evaluation, and how many others there were."""
-    from data_gen.holdout import held_out_keys
-
-    keys = {key for prompt in held_out for key in held_out_keys(prompt)}
-    every, kept = list(rows), []
-    for row in every:
-        sides = [row[name] for name in ("chosen", "rejected", "completion") if name in row]
-        if all(keys.isdisjoint(held_out_keys({"messages": [row["prompt"][-1], *side]})) for side in sides):
-            kept.append(row)
-    return kept, len(every) - len(kept)

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from pydantic import ConfigDict, Field
 
 from posttrain.chain.identity import HowNotWhat
-from posttrain.chain.stage import InputPath, Metrics, StageContext
+from posttrain.chain.stage import InputPath, Metrics, Progress, StageContext
 from posttrain.engines.journal import Journal
 from posttrain.errors import PosttrainError
 from posttrain.rows import Row, read_rows
@@ -27,8 +27,10 @@ from posttrain.stages.pairing import compare_rows
 if TYPE_CHECKING:
     from data_gen.pairing import Beats, Candidate
     from eval.asking import Ask
+    from eval.canaries import Fit
+    from eval.pairwise import Comparison
     from eval.rubric import Rubric
-    from eval.verdict import Judge, Verdict
+    from eval.verdict import Verdict
     from posttrain.stages.pairs import PairsConfig
 
 WON = 0.5  # a win is more than a tie; with a panel it is the mean of its families
@@ -87,71 +89,82 @@ def _training(ctx: StageContext) -> list[str]:
 
 
 def by_scores(
-    config: "PairsConfig", answered: Answered, fit: Any, training: Sequence[str], ctx: StageContext
+    config: "PairsConfig", answered: Answered, fit: "Fit", training: Sequence[str], ctx: StageContext
 ) -> Scored:
     """Absolute scores, from 1 to 10: on `axis`, or the mean of all axes, so that none is bought with another."""
     assert config.judge is not None
-    told = told_of(config.judge)
+    rule = config.judge.judge == RULE
     axes = [config.axis] if config.axis is not None else graded_axes(config.judge)
-    prompts = {one.id: _shown(one, told.reference is not None) for one in answered.asked}
-    rows = [
-        {"id": one.id, "text": answer.text, "stopped": answer.stopped}
-        for one, answers in zip(answered.asked, answered.answers, strict=True)
-        for answer in answers
-    ]
-    verdicts = iter(_judged(fit(prompts, rows, training), rows, config.judge.judge == RULE, ctx))
+    verdicts = iter(grade(config.judge, answered, fit, training, ctx.progress if rule else None))
     found, lost = [], []
     for answers in answered.answers:
         mine = [next(verdicts) for _ in answers]
         points = [_points(verdict, _heard(mine, axes)) for verdict in mine]
         lost += [_why(verdict, axes) for verdict, point in zip(mine, points, strict=True) if point is None]
         found.append([answer._replace(score=point) for answer, point in zip(answers, points, strict=True)])
-    if config.judge.judge != RULE:  # the rule judge never fails: it has nothing to say where nothing was asked
-        check_unscored(len(lost), len(rows), "answers", lost[0] if lost else "")
+    if not rule:  # the rule judge never fails: it has nothing to say where nothing was asked
+        check_unscored(sum(map(len, found)), "answers", lost)
     return Scored(found, None, {"unscored": len(lost)})
 
 
-def _shown(one: Asked, with_reference: bool) -> Row:
-    return one.row if with_reference else {**one.row, "reference": None}
-
-
-def _judged(judge: "Judge", rows: Sequence[Row], in_parts: bool, ctx: StageContext) -> "list[dict[str, Verdict]]":
-    """A language model is asked all at once and shows its own progress."""
+def grade(
+    judge: PairsJudge, answered: Answered, fit: "Fit", training: Sequence[str], progress: Progress | None
+) -> "list[dict[str, Verdict]]":
+    """The verdicts of all answers; without `progress` all are asked for at once, by a judge that shows its own."""
     from eval.canaries import CHUNK
 
-    if not in_parts:
-        return judge(rows)
+    rows = [
+        {"id": one.id, "text": answer.text, "stopped": answer.stopped}
+        for one, answers in zip(answered.asked, answered.answers, strict=True)
+        for answer in answers
+    ]
+    ask = fit(_prompts(judge, answered.asked), rows, training)
+    if progress is None:
+        return ask(rows)
     found: list[dict[str, Verdict]] = []
-    with ctx.progress(len(rows), "verdicts") as tick:
+    with progress(len(rows), "verdicts") as tick:
         for start in range(0, len(rows), CHUNK):
-            found += judge(rows[start : start + CHUNK])
+            found += ask(rows[start : start + CHUNK])
             tick(len(found))
     return found
 
 
+def _prompts(judge: PairsJudge, asked: Sequence[Asked]) -> dict[str, Row]:
+    """What a judge knows of the prompts; their own answers only where the rubric asks for a reference."""
+    shown = told_of(judge).reference is not None
+    return {one.id: one.row if shown else {**one.row, "reference": None} for one in asked}
+
+
 def _heard(verdicts: "Sequence[Mapping[str, Verdict]]", axes: Sequence[str]) -> list[str]:
-    """The axes on which any answer to a prompt has a score: where nothing was asked, no answer has followed it."""
-    heard = [axis for axis in axes if any(found[axis].score is not None for found in verdicts)]
-    return heard or list(axes)
+    """The axes on which all of a prompt's answers have a score, those without any left out: others cannot be compared.
+
+    Where nothing was asked, say, there is no score for following it, but for an answer without words.
+    """
+    found = [[axis for axis in axes if verdict[axis].score is not None] for verdict in verdicts]
+    return [axis for axis in axes if all(axis in mine for mine in found if mine)]
 
 
 def _points(verdict: "Mapping[str, Verdict]", axes: Sequence[str]) -> float | None:
+    """The mean of the scores; None without one."""
     scores = [found for axis in axes if (found := verdict[axis].score) is not None]
-    return round(fmean(scores), 4) if len(scores) == len(axes) else None
+    return round(fmean(scores), 4) if scores else None
 
 
 def _why(verdict: "Mapping[str, Verdict]", axes: Sequence[str]) -> str:
-    return next(verdict[axis].reason for axis in axes if verdict[axis].score is None)
+    return next((verdict[axis].reason for axis in axes if verdict[axis].score is None), "no axis in common")
 
 
-def check_unscored(missing: int, asked: int, what: str, reason: str) -> None:
-    """Refuse pairs of what is left when a judge has failed on many: the rest would be another choice of answers."""
+def check_unscored(asked: int, what: str, lost: Sequence[str]) -> None:
+    """Refuse pairs of what is left when a judge has failed on many: the rest would be another choice of answers.
+
+    `lost` are the reasons.
+    """
     from eval.gate import MOST_UNSCORED
 
-    if missing > MOST_UNSCORED * asked:
+    if len(lost) > MOST_UNSCORED * asked:
         raise PosttrainError(
-            f"pairs: {missing:,} of {asked:,} {what} have no score ({reason[:200]}); at most {MOST_UNSCORED:.0%} may "
-            "lack one. Look at the judge and run again: what was answered is kept, and only the rest is asked."
+            f"pairs: {len(lost):,} of {asked:,} {what} have no score ({lost[0][:200]}); at most {MOST_UNSCORED:.0%} "
+            "may lack one. Look at the judge and run again: what was answered is kept, and only the rest is asked."
         )
 
 
@@ -162,16 +175,9 @@ def by_comparison(judge: PairsJudge, rubric: "Rubric", asks: "Sequence[Ask]", an
     """
     from eval.pairwise import flips
 
-    told = told_of(judge)
-    prompts = {one.id: _shown(one, told.reference is not None) for one in answered.asked}
-    sides: tuple[list[Row], list[Row]] = ([], [])
-    for one, answers in zip(answered.asked, answered.answers, strict=True):
-        for nth, pair in enumerate(combinations(answers, 2)):
-            for side, answer in zip(sides, pair, strict=True):
-                side.append({"id": one.id, "sample": nth, "text": answer.text})
-    rows, comparisons = compare_rows(judge, rubric, asks, prompts, *sides)
+    rows, comparisons = compare(judge, rubric, asks, answered)
     lost = [row["win"]["reason"] for row in rows if row["win"]["score"] is None]
-    check_unscored(len(lost), len(rows), "comparisons", lost[0] if lost else "")
+    check_unscored(len(rows), "comparisons", lost)
     wins = iter(rows)
     found, beats = [], []
     for answers in answered.answers:
@@ -186,6 +192,18 @@ def by_comparison(judge: PairsJudge, rubric: "Rubric", asks: "Sequence[Ask]", an
     figures = {"flip_rate": lean.rate, "first_share": lean.first_share}
     rounded = {name: None if value is None else round(value, 4) for name, value in figures.items()}
     return Scored(found, beats, {"unscored": len(lost), "comparisons": len(rows), **rounded})
+
+
+def compare(
+    judge: PairsJudge, rubric: "Rubric", asks: "Sequence[Ask]", answered: Answered
+) -> "tuple[list[Row], list[Comparison]]":
+    """All pairs of each prompt's answers, the earlier one as the new one, in the order of `combinations`."""
+    sides: tuple[list[Row], list[Row]] = ([], [])
+    for one, answers in zip(answered.asked, answered.answers, strict=True):
+        for nth, pair in enumerate(combinations(answers, 2)):
+            for side, answer in zip(sides, pair, strict=True):
+                side.append({"id": one.id, "sample": nth, "text": answer.text})
+    return compare_rows(judge, rubric, asks, _prompts(judge, answered.asked), *sides)
 
 
 def _share(won: Mapping[tuple[int, int], float], place: int) -> float | None:

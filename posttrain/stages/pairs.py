@@ -19,9 +19,11 @@ from posttrain.rows import read_rows, write_rows
 from posttrain.stages.candidates import CandidateSampling, answer_prompts, check_prompts
 from posttrain.stages.judge import graded_axes, rubric_of
 from posttrain.stages.judges import RULE, check_choice, members, prompt_hashes, refuse_self_judging
+from posttrain.stages.pair_cost import pair_calls
 from posttrain.stages.pair_report import check_sides, check_size, pair_metrics
 from posttrain.stages.pair_rows import Made, paired, unpaired
 from posttrain.stages.pair_scores import PairsJudge, score
+from posttrain.stages.pair_source import check_source, from_source
 from posttrain.stages.teaching import check_template
 
 MATCHED = 1.25  # times the words of the shorter side, where match_lengths is just `true`
@@ -44,8 +46,14 @@ class PairsConfig(StepConfig):
     model: str | None = Field(None, description="whose answers are compared: a step, a directory or a hub id")
     prompts: str | None = Field(None, description="what it is asked: a step that makes rows, or a JSONL file")
     training: str | None = Field(None, description="rows that the model was trained on; a chain finds them by itself")
-    source: str | None = Field(None, description="preferences as they are: a file, or a step that makes pairs")
-    rows: int | None = Field(None, ge=1, description="prompts to ask (500 by default), or rows of a source (all)")
+    source: str | None = Field(
+        None, description="preferences as they are: a file, a data set's directory or hub id, or a step of pairs"
+    )
+    split: str = Field("train", description="of a data set that is no single file, such as train_prefs")
+    subset: str | None = Field(None, description="configuration or folder of such a data set")
+    rows: int | None = Field(
+        None, ge=1, description="prompts to ask (500 by default), or rows of a source to read (all)"
+    )
     samples: int = Field(4, ge=2, description="answers a prompt; a pairwise judge compares each with each")
     sampling: CandidateSampling = CandidateSampling()
     by: Literal["scores", "pairwise", "constraints"] = Field(
@@ -109,6 +117,8 @@ class PairsConfig(StepConfig):
     def _idle(self) -> Iterator[tuple[str, str]]:
         if self.source is not None:
             yield from ((name, "with a 'source'") for name in OF_A_MODEL)
+        else:
+            yield from ((name, "without a 'source'") for name in ("split", "subset"))
         if self.by != "scores":
             yield from ((name, f"with by: {self.by}") for name in ("axis", "threshold"))
         if self.by == "constraints":
@@ -124,6 +134,8 @@ def check(config: PairsConfig, where: str) -> None:
     if config.model is not None and config.prompts is not None:
         check_template(config.model, f"{where}.model")
         check_prompts(config.prompts)
+    if config.source is not None:
+        check_source(config, config.source)
     if config.judge is not None:
         check_choice(config.judge, f"{where}.judge")
         _check_axis(config, config.judge, where)
@@ -173,6 +185,8 @@ def run(config: PairsConfig, ctx: StageContext) -> Metrics:
 
 def _made(config: PairsConfig, ctx: StageContext) -> Made:
     prompts = read_rows(config.hold_out) if config.hold_out else []
+    if config.source is not None:
+        return from_source(config, ctx, prompts)
     answered = answer_prompts(config, ctx)
     scored = score(config, ctx, answered)
     make = paired if config.format == "paired" else unpaired
@@ -195,6 +209,7 @@ PAIRS = Stage(
         "model": frozenset({"model"}),
         "prompts": frozenset({"rows"}),
         "training": frozenset({"rows"}),
+        "source": frozenset({"pairs"}),
     },
     run=run,
     sources=(
@@ -203,6 +218,8 @@ PAIRS = Stage(
         "posttrain/stages/pair_scores.py",
         "posttrain/stages/pair_rows.py",
         "posttrain/stages/pair_report.py",
+        "posttrain/stages/pair_source.py",
+        "posttrain/stages/leaks.py",
         "posttrain/stages/teaching.py",
         "posttrain/engines/transformers_engine.py",
         "posttrain/lm/chat.py",
@@ -210,8 +227,10 @@ PAIRS = Stage(
         "data_gen",
         "eval",
     ),
-    outside=frozenset({"model", "prompts"}),
+    outside=frozenset({"model", "prompts", "source"}),
+    data_sets=frozenset({"source"}),
     check=check,
+    remote=pair_calls,
     among=among,
     ready=ready,
     also=also,

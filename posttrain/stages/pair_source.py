@@ -1,0 +1,180 @@
+"""Preferences that others have made, as they are: a file, a directory or hub id of a data set, or a step of pairs.
+
+Their texts are nobody's here: control strings are removed from them, and what the evaluation asks or tells is dropped.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain.chain.paths import find_path
+from posttrain.chain.stage import Input, StageContext
+from posttrain.errors import PosttrainError
+from posttrain.rows import Row, dump_row, parse_lines, read_rows
+from posttrain.stages.leaks import REMOVED, TOLD, cleaned, without_asked, without_told
+from posttrain.stages.pair_rows import Made, label_row, rules_of, said
+
+if TYPE_CHECKING:
+    from data_gen.pairing import Rules
+    from posttrain.stages.pairs import PairsConfig
+
+LINES, LIST = ".jsonl", ".json"
+SIDES = ("chosen", "rejected", "completion")
+REPEATED = "repeated"
+
+
+def check_source(config: "PairsConfig", reference: str) -> None:
+    """Refuse a local file with a row of no known form, before any step runs. Other names may be those of steps."""
+    path = find_path(reference)
+    if path.is_file() and path.suffix in (LINES, LIST):
+        list(_formed(_file_rows(path), config, reference, Counter()))
+
+
+def from_source(config: "PairsConfig", ctx: StageContext, held_out: Sequence[Row]) -> Made:
+    """Its rows in our format, but for those that teach nothing, stand there twice, or that the evaluation knows."""
+    from data_gen.pairing import spread
+
+    source = ctx.inputs["source"]
+    found = _rows(config, source, ctx)
+    found = found if config.rows is None else spread(found, config.rows)
+    dropped: Counter[str] = Counter()
+    rows, removed = _cleaned(_formed(found, config, source.reference, dropped), ctx, len(found))
+    asked = len(rows) + dropped.total()
+    rules = rules_of(config)
+    rows = _sound(rows, lambda row: _fault(row, rules), dropped)
+    seen: set[str] = set()
+    rows = _sound(rows, lambda row: _repeated(row, seen), dropped)
+    kept, leaked = without_asked(rows, [(row["prompt"], {}) for row in rows], held_out, config.near_duplicates)
+    new = without_told(kept, held_out)
+    counts = {REMOVED: removed, **dropped, **leaked, TOLD: len(kept) - len(new)}
+    unit = "pairs" if config.format == "paired" else "answers"
+    return Made(new, [dump_row({"prompt": row["prompt"]}) for row in new], unit, asked, counts, {})
+
+
+def _formed(rows: Iterable[Row], config: "PairsConfig", reference: str, dropped: Counter[str]) -> Iterator[Row]:
+    """Rows in our format; those that teach nothing are counted, one of no known form is an error."""
+    from data_gen.preferences import PreferenceError, read_labelled, read_preference
+
+    names: set[str] = set()
+    for number, row in enumerate(rows):
+        try:
+            found = read_preference(row) if config.format == "paired" else read_labelled(row)
+        except PreferenceError as error:
+            raise PosttrainError(f"{reference}, row {number + 1}: {error}.") from None
+        if isinstance(found, str):
+            dropped[found] += 1
+            continue
+        name = row["id"] if isinstance(row.get("id"), str) and row["id"] not in names else f"{number:06d}"
+        names.add(name)
+        if isinstance(found, list):
+            for nth, one in enumerate(found):
+                own = name if len(found) == 1 else f"{name}/{nth}"
+                yield label_row(own, one.prompt, one.completion, one.label, None, one.source)
+        else:
+            sides = {"chosen": said(found.chosen), "rejected": said(found.rejected)}
+            scores = {"score_chosen": found.score_chosen, "score_rejected": found.score_rejected}
+            yield {"id": name, "prompt": found.prompt, **sides, **scores, "source": found.source}
+
+
+def _cleaned(rows: Iterable[Row], ctx: StageContext, total: int) -> tuple[list[Row], int]:
+    """The rows without control strings, and how many were removed."""
+    from posttrain.lm.tokenizer import CHAT_TOKENS
+
+    kept, removed = [], 0
+    with ctx.progress(total, "rows") as tick:
+        for row in rows:
+            texts = {name: cleaned(row[name], CHAT_TOKENS) for name in ("prompt", *SIDES) if name in row}
+            kept.append({**row, **{name: messages for name, (messages, _) in texts.items()}})
+            removed += sum(count for _, count in texts.values())
+            tick(min(len(kept), total))
+    return kept, removed
+
+
+def _sound(rows: Iterable[Row], fault: Callable[[Row], str | None], dropped: Counter[str]) -> list[Row]:
+    """The rows without a fault; the others are counted by it."""
+    kept = []
+    for row in rows:
+        found = fault(row)
+        if found is None:
+            kept.append(row)
+        else:
+            dropped[found] += 1
+    return kept
+
+
+def _fault(row: Row, rules: "Rules") -> str | None:
+    from data_gen.pairing import LENGTHS, NEAR, TIE, lengths_match, near
+    from data_gen.preferences import NO_ANSWER, NO_PROMPT
+
+    if not row["prompt"][-1]["content"].strip():
+        return NO_PROMPT
+    texts = [row[name][0]["content"] for name in SIDES if name in row]
+    if not all(text.strip() for text in texts):
+        return NO_ANSWER
+    if "label" in row:
+        return None
+    better, worse = row["score_chosen"], row["score_rejected"]
+    if better is not None and worse is not None and (better <= worse or better - worse < rules.margin):
+        return TIE
+    one, other = texts
+    if near(one, other, rules.near_duplicates):
+        return NEAR
+    ratio = rules.length_ratio
+    return LENGTHS if ratio is not None and not lengths_match(one, other, ratio) else None
+
+
+def _repeated(row: Row, seen: set[str]) -> str | None:
+    key = dump_row({name: row.get(name) for name in ("prompt", *SIDES)})
+    if key in seen:
+        return REPEATED
+    seen.add(key)
+    return None
+
+
+def _rows(config: "PairsConfig", source: Input, ctx: StageContext) -> Sequence[Row]:
+    path = source.path
+    if path.is_file() and path.suffix in (LINES, LIST):
+        return _file_rows(path)
+    if (path / "train.jsonl").is_file() and (path / "test.jsonl").is_file():
+        return [*read_rows(path / "train.jsonl"), *read_rows(path / "test.jsonl")]  # held out anew, by prompt
+    return _data_set(config, source, ctx)
+
+
+def _file_rows(path: Path) -> list[Row]:
+    """Rows of a JSONL file, or of a file with one JSON list."""
+    if path.suffix == LINES:
+        return read_rows(path)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise PosttrainError(f"{path}: not JSON ({error}); a list of objects is allowed. Correct the file.") from None
+    if not isinstance(found, list) or not found or not all(isinstance(row, dict) for row in found):
+        raise PosttrainError(
+            f"{path}: a JSON {type(found).__name__}; a list of one object and more is allowed, [{{...}}, ...], or "
+            "JSONL under the name .jsonl. Convert the file."
+        )
+    return list(parse_lines((json.dumps(row, ensure_ascii=False) for row in found), str(path)))
+
+
+def _data_set(config: "PairsConfig", source: Input, ctx: StageContext) -> Sequence[Row]:
+    """One split of a data set as the `datasets` library reads it: Parquet, packed JSON lines and so on, never code."""
+    from datasets import load_dataset
+
+    from posttrain.hub.fetch import local_directory
+
+    path = local_directory(source)
+    folder = path.is_dir() and config.subset is not None and (path / config.subset).is_dir()
+    what: dict[str, Any] = {"data_dir": config.subset} if folder else {"name": config.subset}
+    if path.is_file():
+        reader = "parquet" if path.suffix == ".parquet" else "json"
+        what = {"path": reader, "data_files": {config.split: str(path)}}
+    try:
+        found = load_dataset(**{"path": str(path), **what}, split=config.split, cache_dir=str(ctx.work / "datasets"))
+    except (ValueError, FileNotFoundError, OSError) as error:
+        raise PosttrainError(
+            f"{source.reference}: split '{config.split}' cannot be read ({str(error).splitlines()[0][:200]}); JSONL, "
+            "JSON and Parquet are allowed. Name its split ('split'), and its configuration or folder ('subset')."
+        ) from None
+    return list(found)
