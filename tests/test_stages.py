@@ -85,7 +85,7 @@ def test_skipped_rows_are_those_of_another_step(tmp_path: Path) -> None:
         rest = ids(f"{name} rest", rows=20, skip=20, **how)
         assert len(whole) == 40 and rest == whole - first
         assert first & ids(f"{name} again", rows=20, **how)  # the control: nothing skipped
-    with pytest.raises(PosttrainError, match="60 texts can be used .*; more than 60, those that are skipped"):
+    with pytest.raises(PosttrainError, match=r"60 texts can be used .*; more than 60, those that are skipped"):
         ids("none", rows=20, skip=60, **corpus)
 
 
