@@ -200,7 +200,7 @@ KINDS = {
 def run_of(kind: str, path: Path, on_step: Any = nothing) -> Any:
     make, settings = KINDS[kind]
     model = make()
-    prefer(model, path, settings, on_step=on_step, save_every_steps=2)
+    prefer(model, path, settings, on_step=on_step, save_every_steps=2, epochs=3)
     return model
 
 

@@ -16,7 +16,7 @@ from posttrain.lm.preference.settings import PreferenceSettings
 WINDOW = 10  # steps that a judgement looks back on: one batch says little
 ENOUGH = 5  # steps at the full learning rate, or more at a lower one, after which answers must have moved
 FLAT = 1e-4  # nats an answer: rounding moves a log-prob by less, training by more
-OFF_AT_START = 0.05  # nats a token; a reference in bf16 and batches of another width came to 0.001
+OFF_AT_START = 0.05  # nats a token: rounding moves a log-prob by far less, another model by more
 
 Entry = Mapping[str, Any]
 
