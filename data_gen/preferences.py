@@ -102,16 +102,12 @@ def read_preference(row: Row) -> Preference | str:
     return Preference(prompt, chosen.answer, rejected.answer, *scores, _source(row, form))
 
 
-def read_labelled(row: Row) -> list[Labelled] | str:
-    """The labelled answers of a row: its own one, or both sides of a pair; or the one of FAULTS."""
+def read_labelled(row: Row) -> Labelled | str:
+    """The labelled answer of a row, or the one of FAULTS for which it is dropped; PreferenceError in any other form."""
     if form_of(row) != "unpaired":
-        found = read_preference(row)
-        if isinstance(found, str):
-            return found
-        return [
-            Labelled(found.prompt, text, label, found.source)
-            for text, label in ((found.chosen, True), (found.rejected, False))
-        ]
+        raise PreferenceError(
+            "found 'chosen' and 'rejected' among rows with 'label'; one form a file is allowed. Split it"
+        )
     if not isinstance(row["label"], bool):
         raise PreferenceError(f"label is {str(row['label'])[:40]!r}; true or false is allowed. Correct the row")
     asked, side = _asked(row, "unpaired"), _side(row["completion"], "completion")
@@ -120,7 +116,7 @@ def read_labelled(row: Row) -> list[Labelled] | str:
     prompt = _prompt(asked, side.before, side.before)
     if isinstance(prompt, str):
         return prompt
-    return [Labelled(prompt, side.answer, row["label"], _source(row, "unpaired"))] if side.answer else NO_ANSWER
+    return Labelled(prompt, side.answer, row["label"], _source(row, "unpaired")) if side.answer else NO_ANSWER
 
 
 def _asked(row: Row, form: str) -> list[Message] | str:

@@ -44,7 +44,7 @@ answers = st.lists(candidates, max_size=6)
 rules = st.builds(
     Rules, st.sampled_from([0.0, 0.5, 7.0]), st.sampled_from([0.6, 0.9]), st.none() | st.just(1.3), st.booleans()
 )
-some = settings(max_examples=60, deadline=None, database=None, derandomize=True)
+some = settings(max_examples=40, deadline=None, database=None, derandomize=True)
 Choose = Callable[[Sequence[Candidate], Rules], Pair | str]
 
 

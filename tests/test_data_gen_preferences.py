@@ -24,7 +24,7 @@ from data_gen.preferences import (
     read_preference,
 )
 
-some = settings(max_examples=60, deadline=None, database=None, derandomize=True)
+some = settings(max_examples=40, deadline=None, database=None, derandomize=True)
 Message = dict[str, str]
 texts = st.text(st.sampled_from("ab :\n.é"), min_size=1, max_size=20).map(str.strip).filter(bool)
 said = st.sampled_from(["Say: Human: or Assistant: are names.", "two\n\nparagraphs", "Assistant"]) | texts
@@ -137,7 +137,7 @@ def test_the_law_catches_a_reader_that_cuts_at_every_name() -> None:
     ],
 )
 def test_a_row_that_teaches_nothing_is_named_and_no_error(row: dict[str, Any], fault: str) -> None:
-    assert read_preference(row) == fault and read_labelled(row) == fault
+    assert read_preference(row) == fault
 
 
 @pytest.mark.parametrize(
@@ -166,16 +166,18 @@ def test_an_alpaca_row_asks_with_its_input_and_a_system_message_stays() -> None:
     assert found == Preference([system, user("x")], "chosen", "rejected", 1.0, None, "evol")
 
 
-def test_labelled_answers_come_one_by_one_or_two_of_a_pair() -> None:
+def test_a_labelled_answer_is_read_in_trls_forms() -> None:
     row = {"prompt": "x", "completion": [assistant("y")], "label": False}
     assert form_of(row) == "unpaired"
-    assert read_labelled(row) == [Labelled([user("x")], "y", False, "unpaired")]
-    assert read_labelled(as_trl([user("x")], "a", "b")) == [
-        Labelled([user("x")], "a", True, "trl"), Labelled([user("x")], "b", False, "trl")
-    ]  # fmt: skip
+    assert read_labelled(row) == Labelled([user("x")], "y", False, "unpaired")
+    whole = {"completion": [user("x"), assistant(" y")], "label": True, "source": "people"}
+    assert read_labelled(whole) == Labelled([user("x")], "y", True, "people")
     assert read_labelled({**row, "completion": " "}) == NO_ANSWER
+    assert read_labelled({**row, "prompt": " "}) == NO_PROMPT
     with pytest.raises(PreferenceError, match="label is '1'; true or false"):
         read_labelled({**row, "label": 1})
+    with pytest.raises(PreferenceError, match="one form a file"):
+        read_labelled(as_trl([user("x")], "a", "b"))
 
 
 def test_a_real_list_of_preferences_is_read_whole() -> None:

@@ -105,7 +105,7 @@ def test_a_kill_between_blocks_asks_nothing_again_and_ends_with_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         paired(tmp_path, model, prompts, stop_after=20)
     blocks = sorted((tmp_path / "out" / ".work" / "answers").iterdir())
-    assert len(blocks) == 2 and not (tmp_path / "out" / "train.jsonl").exists()
+    assert 2 <= len(blocks) < 6 and not (tmp_path / "out" / "train.jsonl").exists()
     before = [block.stat().st_mtime_ns for block in blocks]
     paired(tmp_path, model, prompts)
     assert [block.stat().st_mtime_ns for block in blocks] == before
@@ -169,9 +169,9 @@ def test_copies_of_what_the_model_was_trained_on_score_less(
 
 def test_too_few_pairs_are_refused_with_the_numbers(first: Run, model: Path, prompts: Path, tmp_path: Path) -> None:
     left = len(rows_of(first[0]))
-    said = rf"{left} rows are left of 20 prompts \(\d+ with fewer than two answers.*\); at least 104 are needed"
+    said = rf"{left - 4} rows are left to train on, beside 4 held out, of 20 prompts \(\d+ with fewer than two answers"
     with pytest.raises(PosttrainError, match=said):
-        paired(tmp_path / "a", model, prompts, min_rows=100)
+        paired(tmp_path / "a", model, prompts, min_rows=left - 3)
     paired(tmp_path / "b", model, prompts, min_rows=left - 4)  # negative control
     with pytest.raises(PosttrainError, match=r"0 rows are left .*\d+ ties"):
         paired(tmp_path / "c", model, prompts, margin=9)
@@ -218,7 +218,7 @@ def test_a_cut_answer_is_rejected_only_where_that_is_asked_for(model: Path, tmp_
         assert stopped[text_of(row, "chosen")] and not stopped[text_of(row, "rejected")]
         assert (row["score_chosen"], row["score_rejected"], row["source"]) == (1.0, 0.0, "constraints")
     assert found["answers_left_out"]["cut"] == 0
-    with pytest.raises(PosttrainError, match="0 rows are left"):
+    with pytest.raises(PosttrainError, match="0 rows are left to train on"):
         paired(tmp_path / "b", model, easy, **plain, reject_cut=False)
 
 

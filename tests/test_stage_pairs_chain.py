@@ -1,6 +1,12 @@
 """Pairs in a chain: the recipe's judge is part of what they are, and a chain with them runs, reports and is cached."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +23,8 @@ from posttrain.cli import main
 from posttrain.errors import PosttrainError
 from posttrain.stages import STAGES
 
-STORYTELLER = Path(__file__).parents[1] / "models" / "storyteller-1m"
+PROJECT = Path(__file__).parents[1]
+STORYTELLER = PROJECT / "models" / "storyteller-1m"
 JUDGE: dict[str, Any] = {"prompts": str(PROMPTS), "limit": 4, "samples": 1, "max_new_tokens": 20}
 
 
@@ -158,6 +165,7 @@ def test_the_summary_of_a_step_without_a_judge_stands_in_the_report(
     markdown, page = ((tmp_path / "runs/r" / name).read_text() for name in ("report.md", "report.html"))
     for shown in (markdown, page):
         assert told[1]["metrics"]["summary"].split(";")[0] in shown.replace("&gt;", ">") and "not judged" in shown
+    assert all(f'<span class="dim">{unit}</span>' in page for unit in ("prompts", "answers")), "rows of another unit"
     (tmp_path / "rubric.md").write_text(RUBRIC.read_text().replace("Is the English correct?", "Is it right?"))
     capsys.readouterr()
     store = ("--json", "--store", str(tmp_path / "runs/store"))
@@ -173,3 +181,54 @@ def run(path: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     capsys.readouterr()
     main(["run", str(path), "--store", str(path.parent / "runs/store"), "--json"])
     return list(json.loads(capsys.readouterr().out)["steps"])
+
+
+def start(path: Path, store: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "posttrain", "run", str(path), "--store", str(store), "--json"]
+    return subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def files_of(store: Path, kind: str) -> dict[str, dict[str, str]]:
+    return {path.parent.name: json.loads(path.read_text())["files"] for path in store.glob(f"{kind}-*/artifact.json")}
+
+
+@pytest.mark.slow
+def test_a_chain_killed_between_blocks_of_answers_ends_with_the_same_pairs(
+    tiny_chat_model: Path, tmp_path: Path
+) -> None:
+    model = faulty_model(tiny_chat_model, tmp_path / "model")
+    few = {"samples": 3, "sampling": {"max_new_tokens": 20, "block_size": 4}, "margin": 0, "test_size": 3}
+    steps = {
+        "base": {"kind": "base", "model": str(model)},
+        "rows": {"kind": "generate", "rows": 120, "test_size": 10},
+        "sft": {"kind": "sft", "model": "base", "data": "rows", "learning_rate": 1e-5, "lora": {"r": 2}},
+        "pairs": {"kind": "pairs", "model": "sft", "prompts": "rows", "rows": 60, "min_rows": 3, "max_one_sided": 1,
+                  **few},
+    }  # fmt: skip
+    path, store = tmp_path / "r.yaml", tmp_path / "runs" / "store"
+    path.write_text(
+        yaml.safe_dump({"name": "r", "judge": JUDGE, "gate": {"on_fail": "warn"}, "steps": steps}, sort_keys=False)
+    )
+    finish(path, store)
+    whole = files_of(store, "pairs")
+    assert len(whole) == 1
+    shutil.rmtree(next(store.glob("pairs-*")))
+    process = start(path, store)
+    while process.poll() is None and not list(store.glob("pairs-*.partial/.work/answers/block-00003.jsonl")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not files_of(store, "pairs"), "negative control: it was killed on the way"
+    assert len(list(store.glob("pairs-*.partial/.work/answers/*.jsonl"))) >= 4
+    told = finish(path, store)
+    assert files_of(store, "pairs") == whole
+    assert [step["cached"] for step in told] == [True, True, True, False]
+    assert all(step["cached"] for step in finish(path, store))
+
+
+def finish(path: Path, store: Path) -> list[dict[str, Any]]:
+    process = start(path, store)
+    out, errors = process.communicate(timeout=900)
+    assert process.returncode == 0, errors.decode()
+    return list(json.loads(out)["steps"])

@@ -91,7 +91,9 @@ def test_every_row_is_a_pair_or_counted_by_what_is_wrong_with_it(tmp_path: Path)
     by_id = {row["id"]: row for row in left}
     assert text_of(by_id["000009"], "rejected") == "It is nothing."
     assert (by_id["000010"]["score_chosen"], by_id["000010"]["score_rejected"]) == (9.0, 2.0)
-    with pytest.raises(PosttrainError, match=r"1 rows are left of 20 pairs \(.*14 of unlike lengths"):
+    with pytest.raises(
+        PosttrainError, match=r"0 rows are left to train on, beside 1 .* of 20 pairs \(.*14 of unlike lengths"
+    ):
         sourced(tmp_path / "b", tmp_path / "s.jsonl", match_lengths=1)
     assert sourced(tmp_path / "c", tmp_path / "s.jsonl", margin=8)["counts"]["ties"] == 3
 
@@ -131,8 +133,8 @@ def test_pairs_become_labels_and_pairs_of_a_step_are_read_again(tmp_path: Path) 
     found = sourced(tmp_path / "b", tmp_path / "a" / "out", format="unpaired")
     labels = rows_of(tmp_path / "b")
     assert found["desirable"] == 0.5 and len(labels) == 24 and {row["source"] for row in labels} == {"people"}
-    assert {row["id"] for row in labels} == {f"r{n}/{side}" for n in range(12) for side in (0, 1)}
-    assert all(row["label"] == row["id"].endswith("/0") for row in labels)
+    assert {row["id"] for row in labels} == {f"r{n}/{side}" for n in range(12) for side in ("chosen", "rejected")}
+    assert all(row["label"] == row["id"].endswith("/chosen") for row in labels)
     one = [{"prompt": f"{n}?", "completion": f"{n}.", "label": n % 2 == 0} for n in range(12)]
     sourced(tmp_path / "c", written(tmp_path / "u.jsonl", one), format="unpaired")
     assert sum(row["label"] for row in rows_of(tmp_path / "c")) == 6

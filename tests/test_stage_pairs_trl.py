@@ -6,7 +6,6 @@ from typing import Any
 
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 
-import pytest
 from datasets import Dataset
 from pairs_stage import faulty_model, paired, rows_of, rows_step, text_of
 
@@ -31,11 +30,10 @@ def trained(model: Path, rows: list[dict[str, Any]], folder: Path) -> Any:
     return trainer
 
 
-@pytest.mark.parametrize("settings", [{}, {"by": "constraints", "judge": None}], ids=["scores", "constraints"])
-def test_trl_trains_on_the_rows_as_they_are(tiny_chat_model: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_trl_trains_on_the_rows_as_they_are(tiny_chat_model: Path, tmp_path: Path) -> None:
     model = faulty_model(tiny_chat_model, tmp_path / "model")
     prompts = rows_step(tmp_path / "p", rows=[{"id": f"{n}", "prompt": f"Say {n}."} for n in range(20)])
-    paired(tmp_path / "a", model, prompts, sampling={"max_new_tokens": 9}, min_rows=1, **settings)
+    paired(tmp_path / "a", model, prompts, sampling={"max_new_tokens": 9}, min_rows=1)
     rows = rows_of(tmp_path / "a")
     trainer = trained(model, rows, tmp_path / "t")
     assert trainer.state.global_step == 1

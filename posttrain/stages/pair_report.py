@@ -20,15 +20,14 @@ if TYPE_CHECKING:
 GROUPS = 2_000  # prompts are bootstrapped in at most so many groups: as good an interval, and bounded memory
 
 
-def check_size(config: "PairsConfig", made: Made) -> None:
-    """Refuse a set that is too small to train on."""
-    held = len(dict.fromkeys(made.prompts)) <= config.test_size
-    if held or len(made.rows) - config.test_size < config.min_rows:
-        raise PosttrainError(
-            f"pairs: {len(made.rows):,} rows are left of {made.asked:,} {made.unit} ({dropped(made)}); at least "
-            f"{config.min_rows + config.test_size:,} are needed (min_rows {config.min_rows:,}, and "
-            f"{config.test_size:,} prompts held out). {_more(config)}"
-        )
+def check_size(config: "PairsConfig", made: Made, used: int) -> None:
+    """Refuse a set that is too small; `used` rows of it would be trained on."""
+    if used >= config.min_rows:
+        return
+    raise PosttrainError(
+        f"pairs: {used:,} rows are left to train on, beside {len(made.rows) - used:,} held out, of {made.asked:,} "
+        f"{made.unit} ({dropped(made)}); at least {config.min_rows:,} are needed (min_rows). {_more(config)}"
+    )
 
 
 def _more(config: "PairsConfig") -> str:

@@ -61,6 +61,9 @@ def score(config: "PairsConfig", ctx: StageContext, answered: Answered) -> Score
         from eval.story_rules import rule_judge
 
         return by_scores(config, answered, rule_judge, _training(ctx), ctx)
+    if config.format == "paired":  # an answer alone makes no pair, so nobody is paid to read it
+        several = [answers if len(answers) > 1 else [] for answers in answered.answers]
+        answered = answered._replace(answers=several)
     with _asked(config.judge, ctx) as (asks, spent):
         rubric = rubric_of(config.judge)
         if config.by == "pairwise":

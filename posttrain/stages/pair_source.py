@@ -29,7 +29,8 @@ def check_source(config: "PairsConfig", reference: str) -> None:
     """Refuse a local file with a row of no known form, before any step runs. Other names may be those of steps."""
     path = find_path(reference)
     if path.is_file() and path.suffix in (LINES, LIST):
-        list(_formed(_file_rows(path), config, reference, Counter()))
+        for _ in _formed(_file_rows(path), config, reference, Counter()):
+            pass
 
 
 def from_source(config: "PairsConfig", ctx: StageContext, held_out: Sequence[Row]) -> Made:
@@ -41,26 +42,49 @@ def from_source(config: "PairsConfig", ctx: StageContext, held_out: Sequence[Row
     found = found if config.rows is None else spread(found, config.rows)
     dropped: Counter[str] = Counter()
     rows, removed = _cleaned(_formed(found, config, source.reference, dropped), ctx, len(found))
-    asked = len(rows) + dropped.total()
     rules = rules_of(config)
     rows = _sound(rows, lambda row: _fault(row, rules), dropped)
     seen: set[str] = set()
     rows = _sound(rows, lambda row: _repeated(row, seen), dropped)
     kept, leaked = without_asked(rows, [(row["prompt"], {}) for row in rows], held_out, config.near_duplicates)
     new = without_told(kept, held_out)
-    counts = {REMOVED: removed, **dropped, **leaked, TOLD: len(kept) - len(new)}
-    unit = "pairs" if config.format == "paired" else "answers"
-    return Made(new, [dump_row({"prompt": row["prompt"]}) for row in new], unit, asked, counts, {})
+    counts = {**dropped, **leaked, TOLD: len(kept) - len(new)}
+    if config.format == "paired" or _has_labels(found):
+        return _made(new, "pairs" if config.format == "paired" else "answers", len(found), {REMOVED: removed, **counts})
+    answers = [label for row in new for label in _labels(row)]
+    counts = {name: 2 * count for name, count in counts.items()}  # of answers, too
+    return _made(answers, "answers", 2 * len(found), {REMOVED: removed, **counts})
 
 
-def _formed(rows: Iterable[Row], config: "PairsConfig", reference: str, dropped: Counter[str]) -> Iterator[Row]:
+def _made(rows: list[Row], unit: str, asked: int, counts: dict[str, int]) -> Made:
+    return Made(rows, [dump_row({"prompt": row["prompt"]}) for row in rows], unit, asked, counts, {})
+
+
+def _labels(row: Row) -> list[Row]:
+    """A pair as two answers with a label."""
+    sides = (("chosen", True), ("rejected", False))
+    return [
+        label_row(
+            f"{row['id']}/{side}", row["prompt"], row[side][0]["content"], label, row[f"score_{side}"], row["source"]
+        )
+        for side, label in sides
+    ]
+
+
+def _has_labels(rows: Sequence[Row]) -> bool:
+    """Whether a source holds single answers: its first row says so."""
+    return "completion" in rows[0]
+
+
+def _formed(rows: Sequence[Row], config: "PairsConfig", reference: str, dropped: Counter[str]) -> Iterator[Row]:
     """Rows in our format; those that teach nothing are counted, one of no known form is an error."""
-    from data_gen.preferences import PreferenceError, read_labelled, read_preference
+    from data_gen.preferences import Labelled, PreferenceError, read_labelled, read_preference
 
+    read = read_labelled if config.format == "unpaired" and _has_labels(rows) else read_preference
     names: set[str] = set()
     for number, row in enumerate(rows):
         try:
-            found = read_preference(row) if config.format == "paired" else read_labelled(row)
+            found = read(row)
         except PreferenceError as error:
             raise PosttrainError(f"{reference}, row {number + 1}: {error}.") from None
         if isinstance(found, str):
@@ -68,10 +92,8 @@ def _formed(rows: Iterable[Row], config: "PairsConfig", reference: str, dropped:
             continue
         name = row["id"] if isinstance(row.get("id"), str) and row["id"] not in names else f"{number:06d}"
         names.add(name)
-        if isinstance(found, list):
-            for nth, one in enumerate(found):
-                own = name if len(found) == 1 else f"{name}/{nth}"
-                yield label_row(own, one.prompt, one.completion, one.label, None, one.source)
+        if isinstance(found, Labelled):
+            yield label_row(name, found.prompt, found.completion, found.label, None, found.source)
         else:
             sides = {"chosen": said(found.chosen), "rejected": said(found.rejected)}
             scores = {"score_chosen": found.score_chosen, "score_rejected": found.score_rejected}

@@ -174,13 +174,14 @@ def run(config: PairsConfig, ctx: StageContext) -> Metrics:
     `format: unpaired` {id, prompt, completion: [message], label, score, source}. What makes no row is counted.
     """
     made = _made(config, ctx)
-    check_size(config, made)
-    check_sides(config, made)
     held_out = _held_out(made, config.test_size)
     rows = [(key in held_out, row) for key, row in zip(made.prompts, made.rows, strict=True)]
+    held = sum(is_held for is_held, _ in rows)
+    check_size(config, made, len(rows) - held)
+    check_sides(config, made)
     write_rows(ctx.out / "test.jsonl", (row for is_held, row in rows if is_held))
     write_rows(ctx.out / "train.jsonl", (row for is_held, row in rows if not is_held))
-    return pair_metrics(config, made, sum(is_held for is_held, _ in rows))
+    return pair_metrics(config, made, held)
 
 
 def _made(config: PairsConfig, ctx: StageContext) -> Made:
@@ -188,9 +189,8 @@ def _made(config: PairsConfig, ctx: StageContext) -> Made:
     if config.source is not None:
         return from_source(config, ctx, prompts)
     answered = answer_prompts(config, ctx)
-    scored = score(config, ctx, answered)
     make = paired if config.format == "paired" else unpaired
-    return make(config, answered, scored, prompts)
+    return make(config, answered, score(config, ctx, answered), prompts)
 
 
 def _held_out(made: Made, count: int) -> set[str]:
