@@ -73,9 +73,9 @@ def check(config: DPOStepConfig, where: str) -> None:
     except PosttrainError as error:
         raise PosttrainError(f"{where}.{error}") from None
     if config.trainer:
-        from posttrain.lm.sft import check_trainer
+        from posttrain.lm.preference.training import check_trainer
 
-        check_trainer(trainer_settings(config), where)
+        check_trainer(settings_of(config), where)
 
 
 def run(config: DPOStepConfig, ctx: StageContext) -> Metrics:
