@@ -126,7 +126,7 @@ def prepare(config: DPOStepConfig, ctx: StageContext, chat: Any) -> Prepared:
     if single and not wants_single:
         raise PosttrainError(
             f"dpo.loss_type: {', '.join(config.loss_type)}, and the rows are single answers with a label; "
-            f"{', '.join(UNPAIRED)} are allowed with these. Choose one, or make pairs (format: pairs)."
+            f"{', '.join(UNPAIRED)} are allowed with these. Choose one, or make pairs (format: paired)."
         )
     rows, counts = (token_answers if single else token_pairs)(train, chat, config.max_length, config.cut_prompts)
     held = [] if single else token_pairs(test, chat, config.max_length, config.cut_prompts)[0]
