@@ -39,8 +39,11 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--valid", type=Path, default=SHARED / "data" / "tinystories" / "valid.txt", help="plain text")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="beside the control")
     parser.add_argument("--seeds", nargs="+", type=int, default=[7, 1, 2])
-    parser.add_argument("--rates", nargs="+", type=float, default=[4e-3, 8e-3, 1.6e-2, 3.2e-2], help="tried on control")
+    parser.add_argument("--rates", nargs="+", type=float, default=[2e-3, 4e-3, 8e-3], help="tried on control")
     parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument(
+        "--batch-size", type=int, default=4, help="rows a step; a student from scratch needs many steps"
+    )
     parser.add_argument("--max-length", type=int, default=512, help="tokens of a row")
     parser.add_argument("--hidden", type=int, default=40, help="size of the student, as of the three that follow")
     parser.add_argument("--layers", type=int, default=4)

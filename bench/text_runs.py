@@ -108,8 +108,10 @@ def settings_of(args: argparse.Namespace, method: str, seed: int, rate: float) -
         "max_position_embeddings": args.max_length,
     }
     named = {"architecture": shape, "teacher": "teacher", "data": "documents", "method": METHODS[method]}
-    how = {"seed": seed, "learning_rate": rate, "num_train_epochs": args.epochs, "max_length": args.max_length}
-    return DistillConfig.model_validate({"kind": "distill", **named, **how})
+    how = {"learning_rate": rate, "num_train_epochs": args.epochs, "per_device_train_batch_size": args.batch_size}
+    return DistillConfig.model_validate(
+        {"kind": "distill", "seed": seed, "max_length": args.max_length, **named, **how}
+    )
 
 
 def new_student(config: Any, tokenizer: Any) -> Any:
