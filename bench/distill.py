@@ -125,7 +125,8 @@ def print_check(runs: dict[str, Run]) -> list[str]:
     found, disk = runs["check"]["more"]["found"], runs["fill"]["more"]
     print(
         f"  cached student after as many steps: drawn {found['drawn_nats']:.4f}, exact {found['exact_nats']:.4f}, "
-        f"standard error {found['error_nats']:.4f} nats; the teacher's entropy is {found['entropy_nats']:.2f}\n"
+        f"standard error {found['error_nats']:.4f} nats (the online student: {runs['online']['losses'][-1]:.4f}; "
+        f"the teacher's entropy: {found['entropy_nats']:.2f})\n"
         f"  standard errors from exact: last step {found['last_step']:+.1f}, all steps {found['all_steps']:+.1f}, "
         f"teacher in the student's place {found['teacher']:+.1f}\n"
         f"  controls there, to be caught: top-n made to sum to one {found['top']:+.0f}, draws moved by a position "
@@ -162,7 +163,8 @@ def main() -> None:
     print(
         f"{args.divergence}, student {args.student_hidden} x {args.student_layers}, teacher {args.teacher_hidden} x "
         f"{args.teacher_layers}, vocabulary {args.vocabulary:,}, {args.batch} rows of {args.shortest}-{args.longest} "
-        f"tokens, {args.supervised:.0%} supervised, {args.draws} draws, threads: {args.threads}"
+        f"tokens, {args.supervised:.0%} supervised, {args.draws} draws, threads: {args.threads}",
+        flush=True,
     )
     wrong = []
     for precision in [args.only] if args.only else ["fp32", "bf16"]:
