@@ -6,6 +6,7 @@ from typing import Any
 
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 
+import pytest
 from datasets import Dataset
 from pairs_stage import faulty_model, paired, rows_of, rows_step, text_of
 
@@ -30,6 +31,7 @@ def trained(model: Path, rows: list[dict[str, Any]], folder: Path) -> Any:
     return trainer
 
 
+@pytest.mark.slow
 def test_trl_trains_on_the_rows_as_they_are(tiny_chat_model: Path, tmp_path: Path) -> None:
     model = faulty_model(tiny_chat_model, tmp_path / "model")
     prompts = rows_step(tmp_path / "p", rows=[{"id": f"{n}", "prompt": f"Say {n}."} for n in range(20)])
