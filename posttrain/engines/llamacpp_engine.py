@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
@@ -25,18 +25,34 @@ class Running(NamedTuple):
     """A server that answers now: `base_url` + "/v1" is what the `openai` client takes."""
 
     base_url: str
+    wait: Callable[[], object] = lambda: None  # returns when the server is gone
 
 
 @contextmanager
 def serve(
-    path: Path, *, context: int, slots: int = 1, threads: int = 1, cache: Literal["f16", "f32"] = "f16"
+    path: Path,
+    *,
+    context: int,
+    slots: int = 1,
+    threads: int = 1,
+    cache: Literal["f16", "f32"] = "f16",
+    host: str = "127.0.0.1",
+    port: int = 0,
 ) -> Iterator[Running]:
-    """Serve a GGUF file to this machine only; the server is gone when the block ends, however it ends.
+    """Serve a GGUF file, to this machine only unless `host` says more; the server is gone when the block ends.
 
-    `context` is tokens a slot; llama.cpp rounds it up to a multiple of 256 and down to what the model was trained on.
+    Port 0 is any free one. `context` is tokens a slot; llama.cpp rounds it up to a multiple of 256 and down to what the model was trained on.
     `cache` "f32" computes attention as transformers does in fp32; "f16" is llama.cpp's usual way.
     """
-    settings = {"path": str(path), "context": context, "slots": slots, "threads": threads, "cache": cache}
+    settings = {
+        "path": str(path),
+        "context": context,
+        "slots": slots,
+        "threads": threads,
+        "cache": cache,
+        "host": host,
+        "port": port,
+    }
     command = [sys.executable, "-m", "posttrain.engines.llamacpp_engine", json.dumps(settings)]
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log,
@@ -50,7 +66,7 @@ def serve(
                     f"{path}: llama.cpp cannot serve it ({_reason(log)}); a whole GGUF file that fits the memory is "
                     "needed. Check the path, or export it again."
                 )
-            yield Running(base_url)
+            yield Running(base_url, process.wait)
         finally:
             process.kill()
 
@@ -63,10 +79,20 @@ def _reason(log: IO[str]) -> str:
     return [*errors, *reversed([line.strip() for line in lines if line.strip()]), "without a word"][0]
 
 
-def _parameters(xllamacpp: Any, path: str, context: int, slots: int, threads: int, cache: str) -> Any:
+def server_parameters(
+    xllamacpp: Any,
+    path: str,
+    context: int,
+    slots: int,
+    threads: int,
+    cache: str,
+    host: str = "127.0.0.1",
+    port: int = 0,
+) -> Any:
     made = xllamacpp.CommonParams()
     made.model.path, made.model_alias = path, {Path(path).stem}
-    made.port, made.cors_origins, made.ui = 0, "", False  # any free port; no page in a browser may ask
+    made.hostnames, made.port = [host], port  # port 0 is any free one
+    made.cors_origins, made.ui = "", False  # no page in a browser may ask
     made.n_parallel, made.n_ctx = slots, slots * context
     made.cpuparams.n_threads = made.cpuparams_batch.n_threads = threads
     made.verbosity = 1  # errors only
@@ -85,7 +111,7 @@ def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that started it
     import xllamacpp
 
-    server = xllamacpp.Server(_parameters(xllamacpp, **json.loads(sys.argv[1])))
+    server = xllamacpp.Server(server_parameters(xllamacpp, **json.loads(sys.argv[1])))
     print(server.listening_address, flush=True)
     sys.stdin.read()
     os._exit(0)
