@@ -41,7 +41,8 @@ def serve(
 ) -> Iterator[Running]:
     """Serve a GGUF file, to this machine only unless `host` says more; the server is gone when the block ends.
 
-    Port 0 is any free one. `context` is tokens a slot; llama.cpp rounds it up to a multiple of 256 and down to what the model was trained on.
+    Port 0 is any free one. `context` is tokens a slot; llama.cpp rounds it up to a multiple of 256 and down to what
+    the model was trained on.
     `cache` "f32" computes attention as transformers does in fp32; "f16" is llama.cpp's usual way.
     """
     settings = {
