@@ -1,0 +1,57 @@
+"""What a runtime must do so that an exported file can be measured in it: cut text, render chats, score, complete.
+
+Each is a context manager and reads everything from the file: tokenizer, chat template, stop tokens, precision.
+"""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import NamedTuple, Protocol, Self
+
+
+class Scored(NamedTuple):
+    """One answer token, given all before it. Natural logarithms over the whole vocabulary, without a temperature."""
+
+    logprob: float  # of the token itself
+    top: tuple[tuple[int, float], ...]  # the likeliest (id, log-probability), best first
+
+
+class Decoded(NamedTuple):
+    """One completion. Prefill lasts until the first new token is known, decoding until the last one is."""
+
+    ids: list[int]  # without the stop token
+    stopped: bool  # a stop token came
+    prefill_seconds: float
+    decode_seconds: float
+
+    @property
+    def steps(self) -> int:
+        """Tokens that `decode_seconds` went into: all but the first, a stop token included."""
+        return max(len(self.ids) + self.stopped - 1, 0)
+
+
+class Runtime(Protocol):
+    """An open file. `encode` and `render` raise no error for any text; ids are the file's own."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, nothing added; control strings become tokens where the file's tokenizer does so."""
+        ...
+
+    def render(self, messages: list[dict[str, str]]) -> list[int]:
+        """Ids of a conversation by the file's chat template, up to where the answer begins."""
+        ...
+
+    def score(self, prompt: Sequence[int], answer: Sequence[int], top: int) -> list[Scored]:
+        """One `Scored` a token of `answer`, with the `top` likeliest (fewer where the vocabulary is smaller)."""
+        ...
+
+    def complete(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, seeds: Sequence[int]
+    ) -> list[Decoded]:
+        """Plain sampling (temperature 0 is greedy). Row i depends on `prompts[i]` and `seeds[i]` alone."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
