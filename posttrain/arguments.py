@@ -38,8 +38,8 @@ def parser() -> argparse.ArgumentParser:
     command("validate", "check a recipe and its inputs")
     _judging(command("eval", "judge a finished chain again, from its stored completions; nothing is made anew"))
     command("report", "write report.html and report.md from the records of the latest run")
-    chat = command("chat", "talk to the model of a step")
-    chat.add_argument("--step", metavar="STEP", help="the last step that makes a model, unless given")
+    _talking(command("chat", "talk to the model of a step, or to a file that was exported from it"))
+    _serving(command("serve", "serve the model of a step as an OpenAI-compatible endpoint"))
     _voting(command)
     command("ls", "list what the store holds", recipe=False)
     command("schema", "print the JSON Schema of recipes", recipe=False)
@@ -55,6 +55,31 @@ def _judging(made: argparse.ArgumentParser) -> None:
     made.add_argument("--base-url", metavar="URL", help="the endpoint's, as in http://127.0.0.1:8000/v1 (OpenAI's)")
     made.add_argument("--api-key-env", metavar="NAME", help="the environment variable with the endpoint's key")
     made.add_argument("--dry-run", action="store_true", help="show what would be asked, and stop")
+
+
+def _talking(made: argparse.ArgumentParser) -> None:
+    _which_model(made)
+    made.add_argument("--system", metavar="TEXT", help="a system prompt, where the chat template has that role")
+    made.add_argument("--greedy", action="store_true", help="always the likeliest token")
+    made.add_argument("--beams", type=int, metavar="N", help="beam search with N beams (1: none)")
+    made.add_argument("--temperature", type=float, metavar="T", help="0.7 unless given; 0 is greedy")
+    made.add_argument("--top-p", type=float, metavar="P", help="sample from the likeliest tokens that make up P (1)")
+    made.add_argument("--min-p", type=float, metavar="P", help="and from those with P times the likeliest's share (0)")
+    made.add_argument("--max-new-tokens", type=int, metavar="N", help="of an answer, at most (300)")
+    made.add_argument("--seed", type=int, metavar="N", help="the same seed and lines give the same answers (0)")
+
+
+def _serving(made: argparse.ArgumentParser) -> None:
+    _which_model(made)
+    made.add_argument("--engine", choices=("llamacpp", "vllm"), default="llamacpp", help="llamacpp unless given")
+    made.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="this machine only, unless given")
+    made.add_argument("--port", type=int, default=8000, metavar="N", help="8000 unless given; 0 takes any free one")
+    made.add_argument("--dry-run", action="store_true", help="show what would be served and how, and stop")
+
+
+def _which_model(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--step", metavar="STEP", help="the last step that makes a model, unless given")
+    made.add_argument("--format", metavar="FORMAT", help="an exported file, such as gguf-q8_0, in place of the model")
 
 
 def _voting(command: Callable[..., argparse.ArgumentParser]) -> None:

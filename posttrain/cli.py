@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "eval": _eval,
         "report": _report,
         "chat": _chat,
+        "serve": _serve,
         "label": _label,
         "calibrate": _calibrate,
         "ls": _ls,
@@ -211,19 +212,21 @@ def _write_page(folder: Path, recipe: Recipe, nodes: list[Named]) -> Path:
 
 
 def _chat(options: argparse.Namespace) -> None:
-    from posttrain.chain.kept import handed_on
-    from posttrain.chain.recipe import check_steps
-    from posttrain.chain.runner import read_run
-    from posttrain.stages import STAGES
-    from posttrain.stages.chatting import talk
+    from posttrain.chatting.commands import chat
 
-    recipe = _recipe(options)
-    run = read_run(recipe.name, _store(options))
-    models = {row["name"]: artifact for row, artifact in run if STAGES[row["kind"]].makes == "model"}
-    last = next(reversed(models), "of any name")
-    step = options.step or handed_on([row for row, _ in run]).get(last, last)
-    check_steps(models, [step], f"{recipe.where}: steps that have made a model")
-    talk(models[step].path, step)
+    chat(options, _recipe(options), _store(options), _kinds_of_model())
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from posttrain.chatting.commands import serve
+
+    serve(options, _recipe(options), _store(options), _kinds_of_model())
+
+
+def _kinds_of_model() -> frozenset[str]:
+    from posttrain.stages import STAGES
+
+    return frozenset(kind for kind, stage in STAGES.items() if stage.makes == "model")
 
 
 def _label(options: argparse.Namespace) -> None:

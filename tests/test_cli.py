@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -53,7 +54,7 @@ def imported_by(*arguments: str) -> set[str]:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    for arguments in (["--help"], ["run", "--help"], ["--version"]):
+    for arguments in (["--help"], ["run", "--help"], ["chat", "--help"], ["serve", "--help"], ["--version"]):
         assert not imported_by(*arguments) & {*HEAVY, "pydantic", "rich", "yaml", "huggingface_hub"}
 
 
@@ -174,10 +175,9 @@ def test_the_store_is_listed_and_shown(tmp_path: Path, cli: Any) -> None:
 
 
 def test_a_run_without_a_model_cannot_chat(tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    chatting = types.ModuleType("posttrain.stages.chatting")
     talked: list[str] = []
-    chatting.talk = lambda path, step: talked.append(step)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "posttrain.stages.chatting", chatting)
+    monkeypatch.setattr("posttrain.chatting.commands.talk", lambda steps, step, *_: talked.append(step))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     path = str(write_recipe(tmp_path))
     code, _, err = cli("chat", path)
     assert code == 2 and "Run it first" in err
@@ -188,6 +188,8 @@ def test_a_run_without_a_model_cannot_chat(tmp_path: Path, cli: Any, monkeypatch
     assert cli("chat", path)[0] == 0 and cli("chat", path, "--step", "base")[0] == 0
     assert talked == ["sft", "base"]
     assert cli("chat", path, "--step", "rows")[0] == 2
+    code, _, err = cli("chat", path, "--format", "gguf-q8_0")
+    assert code == 2 and "add an export step" in err
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:

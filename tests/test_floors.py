@@ -20,6 +20,7 @@ FLOORS = {
     "posttrain.engines": 2,
     "posttrain.report": 2,
     "posttrain.stages": 3,
+    "posttrain.chatting": 3,
     "posttrain.exporting": 3,
     "posttrain.hub": 3,
     "posttrain.labelling": 3,
