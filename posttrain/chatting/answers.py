@@ -1,5 +1,6 @@
 """A model that answers as it goes: token ids in, pieces of text out, whoever runs it."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -49,7 +50,7 @@ def open_speaker(path: Path) -> Iterator[Speaker]:
         from posttrain.chatting.llamacpp_answers import LlamaCppSpeaker
         from posttrain.engines.llamacpp_engine import serve
 
-        with serve(path, context=LlamaCppSpeaker.CONTEXT) as running:
+        with serve(path, context=LlamaCppSpeaker.CONTEXT, threads=os.cpu_count() or 1) as running:
             yield LlamaCppSpeaker(path, running)
     else:
         yield TransformersSpeaker(path)

@@ -12,7 +12,7 @@ from posttrain.chain.store import Store
 from posttrain.chatting.answers import Speaker, open_speaker
 from posttrain.chatting.chat import Chat
 from posttrain.chatting.decoding import Decoding, chosen
-from posttrain.chatting.serving import Address, serve_llamacpp, serve_vllm
+from posttrain.chatting.serving import Address, Wanted, serve_llamacpp, serve_vllm
 from posttrain.chatting.steps import Steps, steps_of
 from posttrain.chatting.terminal import open_screen
 
@@ -53,7 +53,7 @@ def serve(options: argparse.Namespace, recipe: Recipe, store: Store, kinds: Coll
     """Serve a step of the latest run until Ctrl-C."""
     steps = steps_of(read_run(recipe.name, store), kinds, recipe.where)
     step = steps.first(options.step, options.format)
-    path, name = steps.path(step), f"{recipe.name}-{step.replace('/', '-')}"
-    address = Address(options.host, options.port)
+    step = step if options.engine == "vllm" else steps.served(step)
+    wanted = Wanted(steps.path(step), f"{recipe.name}-{step.replace('/', '-')}", Address(options.host, options.port))
     serving = serve_vllm if options.engine == "vllm" else serve_llamacpp
-    serving(path, name, address, dry_run=options.dry_run)
+    serving(wanted, dry_run=options.dry_run, as_json=options.json)

@@ -21,9 +21,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SNIPPET = """\
 from openai import OpenAI
 
-client = OpenAI(base_url={base_url!r}, api_key="none")
+client = OpenAI(base_url="{base_url}", api_key="none")
 stream = client.chat.completions.create(
-    model={model!r}, messages=[{{"role": "user", "content": "Hello"}}], stream=True
+    model="{model}", messages=[{{"role": "user", "content": "Hello"}}], stream=True
 )
 for chunk in stream:
     print(chunk.choices[0].delta.content or "", end="", flush=True)
@@ -51,21 +51,30 @@ class Address(NamedTuple):
             return Address(self.host, probe.getsockname()[1])
 
 
-def serve_llamacpp(path: Path, name: str, address: Address, dry_run: bool) -> None:
+class Wanted(NamedTuple):
+    """What is to be served, a GGUF file or a model directory; `name` is what requests call a directory's model."""
+
+    path: Path
+    name: str
+    address: Address
+
+
+def serve_llamacpp(wanted: Wanted, dry_run: bool, as_json: bool) -> None:
     """Serve a GGUF file; of a model directory one is written first, in f16, and deleted at the end."""
-    address = address.check()
+    path, address = wanted.path, wanted.address.check()
     if path.is_dir():
         _say(f"{path} is no GGUF file: one is written first (gguf-f16, in a temporary directory)")
     if dry_run:
-        return _say(f"then llama.cpp would serve it at http://{address.host}:{address.port}/v1")
-    threads = len(os.sched_getaffinity(0))
+        name = wanted.name if path.is_dir() else path
+        return print(f"llama.cpp would serve {name} at http://{address.host}:{address.port}/v1")
+    threads = os.cpu_count() or 1
     try:
         with (
-            _as_gguf(path, name) as file,
+            _as_gguf(path, wanted.name) as file,
             serve(file, context=CONTEXT, threads=threads, host=address.host, port=address.port) as running,
         ):
             _say(f"llama.cpp serves {file}")
-            _tell(f"{running.base_url}/v1", file.stem, address.host)
+            _tell(f"{running.base_url}/v1", file.stem, address.host, as_json)
             running.wait()
             raise PosttrainError(f"{file}: llama.cpp ended by itself. Serve it again; less memory may be in use then.")
     except KeyboardInterrupt:
@@ -85,8 +94,9 @@ def _as_gguf(path: Path, name: str) -> Iterator[Path]:
         yield file
 
 
-def serve_vllm(path: Path, name: str, address: Address, dry_run: bool) -> None:
+def serve_vllm(wanted: Wanted, dry_run: bool, as_json: bool) -> None:
     """Run `vllm serve` on a model directory; an adapter is merged into its base first."""
+    path, name = wanted.path, wanted.name
     if path.is_file():
         raise PosttrainError(
             f"{path}: a GGUF file; vLLM takes a model directory. Leave --engine out for llama.cpp, or choose a step "
@@ -95,7 +105,7 @@ def serve_vllm(path: Path, name: str, address: Address, dry_run: bool) -> None:
     adapter = (path / "adapter_config.json").is_file()
     if adapter:
         _say(f"{path} is an adapter: it is merged into its base first (in a temporary directory)")
-    address = address.check()
+    address = wanted.address.check()
     if dry_run:
         print(shlex.join(vllm_command(Path("MERGED") if adapter else path, name, address)))
         return
@@ -107,7 +117,7 @@ def serve_vllm(path: Path, name: str, address: Address, dry_run: bool) -> None:
     with _merged(path) if adapter else _as_it_is(path) as directory:
         command = vllm_command(directory, name, address)
         _say(shlex.join(command))
-        _tell(f"http://{address.host}:{address.port}/v1", name, address.host)
+        _tell(f"http://{address.host}:{address.port}/v1", name, address.host, as_json)
         _until_the_end(command)
 
 
@@ -142,16 +152,18 @@ def _merged(adapter: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _tell(base_url: str, model: str, host: str) -> None:
-    """How to ask it, for people and for programs."""
+def _tell(base_url: str, model: str, host: str, as_json: bool) -> None:
+    """How to ask it, for people; with `as_json` one line for programs."""
+    if host not in LOOPBACK:
+        _say(f"anybody who can reach {host} may ask it: there is no key")
+    _say("Ctrl-C ends it")
+    if as_json:
+        return print(json.dumps({"base_url": base_url, "model": model}), flush=True)
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}]})
     header = "Content-Type: application/json"
     print(f"base URL: {base_url}\n", flush=True)
     print(f"curl {base_url}/chat/completions -H {shlex.quote(header)} -d {shlex.quote(body)}\n")
-    print(SNIPPET.format(base_url=base_url, model=model), flush=True)
-    if host not in LOOPBACK:
-        _say(f"anybody who can reach {host} may ask it: there is no key")
-    _say("Ctrl-C ends it")
+    return print(SNIPPET.format(base_url=base_url, model=model), flush=True)
 
 
 def _say(text: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, NoReturn
 from posttrain.chain.kept import handed_on
 from posttrain.chain.recipe import check_steps
 from posttrain.chain.store import Artifact
-from posttrain.chatting.exported import DEFAULT, exported_file
+from posttrain.chatting.exported import DEFAULT, GGUF, exported_file
 from posttrain.errors import PosttrainError
 
 EXPORT = "export"  # the kind of step whose artifact holds files by format
@@ -37,11 +37,22 @@ class Steps(NamedTuple):
             return exported_file(self.exports[step].path, file_format or DEFAULT)
         if not file_format:
             return self.models[step].path
+        export = self._export_of(step)
+        if export is None:
+            self._no_export(f"step '{step}' in {file_format}")
+        return exported_file(export.path, file_format)
+
+    def served(self, name: str) -> str:
+        """The name of what llama.cpp serves: a model's exported GGUF file where there is one, else `name` itself."""
+        export = self._export_of(name) if name in self.models else None
+        formats = sorted(path.name for path in export.path.glob(f"{GGUF}*")) if export else []
+        return f"{name}/{DEFAULT if DEFAULT in formats else formats[0]}" if formats else name
+
+    def _export_of(self, step: str) -> Artifact | None:
+        """The last export of a step's model."""
         made = self.models[step].identity
-        for export in reversed(self.exports.values()):
-            if export.record["inputs"]["model"]["identity"] == made:
-                return exported_file(export.path, file_format)
-        self._no_export(f"step '{step}' in {file_format}")
+        found = (export for export in self.exports.values() if export.record["inputs"]["model"]["identity"] == made)
+        return next(reversed(list(found)), None)
 
     def _no_export(self, wanted: str) -> NoReturn:
         raise PosttrainError(
