@@ -70,7 +70,7 @@ def serve_llamacpp(wanted: Wanted, dry_run: bool, as_json: bool) -> None:
     threads = os.cpu_count() or 1
     try:
         with (
-            _as_gguf(path, wanted.name) as file,
+            as_gguf(path, wanted.name) as file,
             serve(file, context=CONTEXT, threads=threads, host=address.host, port=address.port) as running,
         ):
             _say(f"llama.cpp serves {file}")
@@ -82,7 +82,8 @@ def serve_llamacpp(wanted: Wanted, dry_run: bool, as_json: bool) -> None:
 
 
 @contextmanager
-def _as_gguf(path: Path, name: str) -> Iterator[Path]:
+def as_gguf(path: Path, name: str) -> Iterator[Path]:
+    """A file as it is; a directory as a temporary file `name`-F16.gguf, gone when the block ends."""
     if path.is_file():
         yield path
         return
