@@ -26,11 +26,20 @@ LABEL_REASONS = (NO_SCORE, CUT, TIE, NEAR)  # why an answer has no label
 
 
 class Candidate(NamedTuple):
-    """One answer to a prompt. Unscored is None, never zero; `stopped` says that it ended by itself."""
+    """One answer to a prompt. Unscored is None, never zero; `stopped` says that it ended by itself.
+
+    `start` is how many characters all answers to the prompt begin with, by their making.
+    """
 
     text: str
     score: float | None
     stopped: bool = True
+    start: int = 0
+
+    @property
+    def own(self) -> str:
+        """The text after the shared start."""
+        return self.text[self.start :]
 
 
 class Rules(NamedTuple):
@@ -112,7 +121,7 @@ def _tests(
     same = {
         pair
         for pair in combinations(range(len(answers)), 2)
-        if near(answers[pair[0]].text, answers[pair[1]].text, rules.near_duplicates)
+        if near(answers[pair[0]].own, answers[pair[1]].own, rules.near_duplicates)
     }
     yield TIE, differs
     yield NEAR, lambda pair: (min(pair), max(pair)) not in same
@@ -145,7 +154,7 @@ def labelled(answers: Sequence[Candidate], rules: Rules, threshold: float) -> li
     """
     found: list[Label | str] = []
     for place, answer in enumerate(answers):
-        kept = [answers[label.place].text for label in found if isinstance(label, Label)]
+        kept = [answers[label.place].own for label in found if isinstance(label, Label)]
         found.append(_label(place, answer, kept, rules, threshold))
     return found
 
@@ -158,7 +167,7 @@ def _label(place: int, answer: Candidate, kept: Sequence[str], rules: Rules, thr
         return CUT
     if abs(answer.score - threshold) < rules.margin / 2:
         return TIE
-    if any(near(answer.text, other, rules.near_duplicates) for other in kept):
+    if any(near(answer.own, other, rules.near_duplicates) for other in kept):
         return NEAR
     return Label(place, desirable)
 

@@ -38,7 +38,11 @@ TEXTS = [
     "no",
 ]
 candidates = st.builds(
-    Candidate, st.sampled_from(TEXTS), st.none() | st.sampled_from([1.0, 2.0, 2.5, 9.0]), st.booleans()
+    Candidate,
+    st.sampled_from(TEXTS),
+    st.none() | st.sampled_from([1.0, 2.0, 2.5, 9.0]),
+    st.booleans(),
+    start=st.just(0),
 )
 answers = st.lists(candidates, max_size=6)
 rules = st.builds(
@@ -128,7 +132,10 @@ def test_the_order_of_the_answers_decides_nothing_but_equals(found: list[Candida
 
 @some
 @given(
-    st.lists(st.builds(Candidate, st.sampled_from(TEXTS), st.sampled_from([1.0, 2.0, 9.0]), st.just(True)), max_size=5),
+    st.lists(
+        st.builds(Candidate, st.sampled_from(TEXTS), st.sampled_from([1.0, 2.0, 9.0]), st.just(True), st.just(0)),
+        max_size=5,
+    ),
     rules,
 )
 def test_with_the_scores_turned_round_the_sides_change_places(found: list[Candidate], rules: Rules) -> None:

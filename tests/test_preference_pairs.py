@@ -144,3 +144,15 @@ def test_an_empty_answer_can_be_rejected_and_a_verdict_must_be_true_or_false(cha
     made: Callable[[Any], Any] = lambda label: token_answers([{**ROWS[0], "label": label}], chat, 200)  # noqa: E731
     with pytest.raises(PosttrainError, match="row a: label is 1; true or false"):
         made(1)
+
+
+def test_a_masked_start_is_the_longest_that_both_answers_share_and_only_moves_tokens(chat: ChatFormat) -> None:
+    rows = [row("a", "The cat sat down.", "The cat ran off."), row("b", "A cat.", "Dogs!")]
+    (plain, other), _ = token_pairs(rows, chat, 200)
+    (masked, apart), counts = token_pairs(rows, chat, 200, mask_start=True)
+    assert (masked.prompt + masked.chosen, masked.prompt + masked.rejected) == (
+        plain.prompt + plain.chosen,
+        plain.prompt + plain.rejected,
+    )
+    assert len(masked.prompt) > len(plain.prompt) and masked.chosen[0] != masked.rejected[0]
+    assert apart == other and counts["equal"] == 0

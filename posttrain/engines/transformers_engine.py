@@ -20,10 +20,14 @@ SMALL = 50_000_000  # parameters; a larger model keeps all cores busy by itself,
 
 
 class Prompt(NamedTuple):
-    """One completion to be made: a unique id and the rendered prompt's token ids."""
+    """One completion to be made: a unique id and the rendered prompt's token ids.
+
+    The last `begun` of the ids are the beginning of the answer, to be written on; they are part of its text.
+    """
 
     id: str
     ids: list[int]
+    begun: int = 0
 
 
 class Sampling(NamedTuple):
@@ -142,6 +146,10 @@ def _sample_block(
     for prompt, tokens in zip(block, made, strict=True):
         stopped = tokens[-1] in stop_ids
         kept = tokens[:-1] if stopped else tokens
-        text = tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text = tokenizer.decode(
+            prompt.ids[len(prompt.ids) - prompt.begun :] + kept,
+            skip_special_tokens=False,
+            clean_up_tokenization_spaces=False,
+        )
         rows.append({"id": prompt.id, "text": text, "stopped": stopped, "tokens": len(tokens)})
     return rows

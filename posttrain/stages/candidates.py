@@ -7,7 +7,7 @@ Prompts that the evaluation asks, or nearly, are never asked here. Answers that 
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import Field
 
@@ -21,6 +21,7 @@ from posttrain.stages.teaching import (
     CONTROL,
     CUT,
     EMPTY,
+    Sampled,
     SamplingSettings,
     control_strings,
     open_teacher,
@@ -30,6 +31,7 @@ from posttrain.stages.teaching import (
 if TYPE_CHECKING:
     from data_gen.pairing import Candidate
     from posttrain.engines.transformers_engine import Completion
+    from posttrain.lm.chat import ChatFormat
     from posttrain.stages.pairs import PairsConfig
 
 PROMPTS = 500  # asked when a recipe does not say how many
@@ -132,10 +134,16 @@ def answer_prompts(config: "PairsConfig", ctx: StageContext) -> Answered:
     fits = [one for one in asked if len(rendered[one.id]) < context]
     counts["longer than the model's context"] = len(asked) - len(fits)
     chosen = spread(fits, config.rows or PROMPTS)
-    prompts = [Prompt(f"{one.id}/{nth}", rendered[one.id]) for one in chosen for nth in range(config.samples)]
-    made = sample_answers(model, source.chat, prompts, config.sampling, config.seed, ctx)
+    firsts = [Prompt(f"{one.id}/{nth}", rendered[one.id]) for one in chosen for nth in range(config.alone)]
+    made = sample_answers(model, source.chat, firsts, config.sampling, config.seed, ctx)
+    starts = {one.id: "" for one in chosen}
+    if config.shared_start:
+        starts = {
+            one.id: start_of(made.completions[f"{one.id}/0"].text, one.id, config.seed, controls) for one in chosen
+        }
+        made = _continued(config, ctx, model, source.chat, chosen, starts, made)
     completions = [[made.completions[f"{one.id}/{nth}"] for nth in range(config.samples)] for one in chosen]
-    answers, left_out = _usable(completions, controls, config.rejects_cut)
+    answers, left_out = _usable(completions, [len(starts[one.id]) for one in chosen], controls, config.rejects_cut)
     metrics = {
         "prompts": len(chosen),
         "answers": len(chosen) * config.samples,
@@ -144,6 +152,39 @@ def answer_prompts(config: "PairsConfig", ctx: StageContext) -> Answered:
         "tokens_per_second": made.tokens_per_second,
     }
     return Answered(chosen, answers, counts, metrics)
+
+
+def start_of(text: str, name: str, seed: int, controls: Collection[str]) -> str:
+    """An answer up to one of its words, each as likely as the others; nothing of an answer with a control string."""
+    from data_gen.story import stable_random
+    from data_gen.strip import strip_control
+
+    if strip_control(text, controls)[1]:
+        return ""
+    ends = [0, *(at for at in range(1, len(text) - 1) if text[at] == " " and not text[at + 1].isspace())]
+    return text[: stable_random("start", seed, name).choice(ends)].rstrip()
+
+
+def _continued(
+    config: "PairsConfig",
+    ctx: StageContext,
+    model: Any,
+    chat: "ChatFormat",
+    chosen: Sequence[Asked],
+    starts: dict[str, str],
+    first: "Sampled",
+) -> "Sampled":
+    """The first answer to each prompt, and the others that go on from its start."""
+    prompts = []
+    for one in chosen:
+        begun = chat.content_ids(starts[one.id])
+        ids = chat.render(one.messages, add_generation_prompt=True).ids + begun
+        prompts += [Prompt(f"{one.id}/{nth}", ids, len(begun)) for nth in range(1, config.samples)]
+    made = sample_answers(model, chat, prompts, config.sampling, config.seed, ctx, "continued")
+    rates = first.tokens_per_second, made.tokens_per_second
+    seconds = first.tokens / rates[0] + made.tokens / rates[1] if rates[0] and rates[1] else None
+    tokens = first.tokens + made.tokens
+    return Sampled({**first.completions, **made.completions}, tokens, round(tokens / seconds, 1) if seconds else None)
 
 
 def _askable(
@@ -173,17 +214,17 @@ def _cleaned(one: Asked, controls: Collection[str]) -> tuple[Asked, int]:
 
 
 def _usable(
-    completions: "Sequence[Sequence[Completion]]", controls: Collection[str], with_cut: bool
+    completions: "Sequence[Sequence[Completion]]", starts: Sequence[int], controls: Collection[str], with_cut: bool
 ) -> "tuple[list[list[Candidate]], dict[str, int]]":
     """Of each prompt's answers those that can stand on a side, and how many others there are by their first fault."""
     from data_gen.pairing import Candidate
 
     faults: Counter[str] = Counter()
     kept = []
-    for answers in completions:
+    for answers, start in zip(completions, starts, strict=True):
         found = [(answer, _fault(answer, controls, with_cut)) for answer in answers]
         faults.update(fault for _, fault in found if fault is not None)
-        kept.append([Candidate(answer.text, None, answer.stopped) for answer, fault in found if fault is None])
+        kept.append([Candidate(answer.text, None, answer.stopped, start) for answer, fault in found if fault is None])
     return kept, {fault: faults[fault] for fault in (CUT, EMPTY, CONTROL)}
 
 

@@ -39,6 +39,9 @@ class DPOStepConfig(TrainingConfig):
         1.0, gt=0, description="nats a token that chosen answers may lose before the run is stopped"
     )
     cut_prompts: bool = Field(False, description="cut a long prompt from the left, for both answers alike")
+    mask_shared_start: bool = Field(
+        False, description="learn nothing from the tokens with which both answers begin, as with pairs' shared_start"
+    )
     learning_rate: float = Field(5e-4, gt=0)
 
     @field_validator("loss_type", mode="before")
@@ -128,8 +131,11 @@ def prepare(config: DPOStepConfig, ctx: StageContext, chat: Any) -> Prepared:
             f"dpo.loss_type: {', '.join(config.loss_type)}, and the rows are single answers with a label; "
             f"{', '.join(UNPAIRED)} are allowed with these. Choose one, or make pairs (format: paired)."
         )
-    rows, counts = (token_answers if single else token_pairs)(train, chat, config.max_length, config.cut_prompts)
-    held = [] if single else token_pairs(test, chat, config.max_length, config.cut_prompts)[0]
+    masked = {} if single else {"mask_start": config.mask_shared_start}
+    rows, counts = (token_answers if single else token_pairs)(
+        train, chat, config.max_length, config.cut_prompts, **masked
+    )
+    held = [] if single else token_pairs(test, chat, config.max_length, config.cut_prompts, **masked)[0]
     check_dropped(config, len(rows), counts[TOO_LONG], len(test) if single else len(held))
     read: Any = unpaired(rows) if wants_single and not single else rows  # type: ignore[arg-type]
     return Prepared(read, len(rows), held, counts)

@@ -28,7 +28,18 @@ from posttrain.stages.teaching import check_template
 
 MATCHED = 1.25  # times the words of the shorter side, where match_lengths is just `true`
 MARGINS = {"scores": 0.5, "pairwise": 0.0, "constraints": 0.0}  # points of each method's own scale
-OF_A_MODEL = ("prompts", "training", "samples", "sampling", "by", "axis", "judge", "reject_cut", "threshold")
+OF_A_MODEL = (
+    "prompts",
+    "training",
+    "samples",
+    "shared_start",
+    "sampling",
+    "by",
+    "axis",
+    "judge",
+    "reject_cut",
+    "threshold",
+)
 
 
 def _ratio(value: bool | float) -> bool | float:
@@ -55,6 +66,9 @@ class PairsConfig(StepConfig):
         None, ge=1, description="prompts to ask (500 by default), or rows of a source to read (all)"
     )
     samples: int = Field(4, ge=2, description="answers a prompt; a pairwise judge compares each with each")
+    shared_start: bool = Field(
+        False, description="the answers to a prompt begin alike: the first, cut at any word, is written on by the model"
+    )
     sampling: CandidateSampling = CandidateSampling()
     by: Literal["scores", "pairwise", "constraints"] = Field(
         "scores", description="the judge's scores, its comparisons in both orders, or exact checks without a judge"
@@ -79,6 +93,11 @@ class PairsConfig(StepConfig):
     max_one_sided: float = Field(
         0.95, ge=0.5, le=1, description="share of pairs whose chosen, or rejected, side may be the longer one"
     )
+
+    @property
+    def alone(self) -> int:
+        """How many answers a prompt start from the prompt itself."""
+        return 1 if self.shared_start else self.samples
 
     @property
     def rejects_cut(self) -> bool:

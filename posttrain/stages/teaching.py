@@ -114,12 +114,13 @@ def sample_answers(
     settings: SamplingSettings,
     seed: int,
     ctx: StageContext,
+    folder: str = "answers",
 ) -> Sampled:
-    """A completion a prompt; what a killed run has finished is not sampled again."""
+    """A completion a prompt; what a killed run has finished, kept in `folder`, is not sampled again."""
     from posttrain.engines.transformers_engine import Sampling, sample
 
     how = Sampling(settings.max_new_tokens, settings.temperature, seed, settings.block_size)
-    blocks = ctx.work / "answers"
+    blocks = ctx.work / folder
     known: int = sum(row["tokens"] for path in sorted(blocks.glob("*.jsonl")) for row in read_rows(path))
     started = time.perf_counter()
 

@@ -8,6 +8,7 @@ same, from the left. Pairs whose answers are the same tokens teach nothing and a
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from os.path import commonprefix
 from typing import Any, NamedTuple
 
 from posttrain.errors import PosttrainError
@@ -37,11 +38,12 @@ class TokenAnswer(NamedTuple):
 
 
 def token_pairs(
-    rows: Sequence[Row], chat: ChatFormat, max_length: int, cut_prompt: bool = False
+    rows: Sequence[Row], chat: ChatFormat, max_length: int, cut_prompt: bool = False, mask_start: bool = False
 ) -> tuple[list[TokenPair], dict[str, int]]:
     """Pairs of at most `max_length` tokens a side, and how many were dropped or had their prompt cut.
 
-    A row is {"id", "prompt": messages that end with a user's, "chosen", "rejected": one assistant message each}.
+    A row is {"id", "prompt": messages that end with a user's, "chosen", "rejected": one assistant message each}. With
+    `mask_start` the tokens with which both answers begin count as the end of the prompt: nothing is learnt from them.
     """
     pairs, counts = [], Counter({TOO_LONG: 0, EQUAL: 0, PROMPT_CUT: 0})
     for row in rows:
@@ -50,6 +52,9 @@ def token_pairs(
         if chosen == rejected:
             counts[EQUAL] += 1
             continue
+        if mask_start:
+            shared = len(commonprefix([chosen, rejected]))
+            prompt, chosen, rejected = prompt + chosen[:shared], chosen[shared:], rejected[shared:]
         fitting = _fitting(prompt, max(len(chosen), len(rejected)), max_length, cut_prompt, counts)
         if fitting is not None:
             pairs.append(TokenPair(row["id"], fitting, chosen, rejected))
