@@ -84,6 +84,8 @@ def _open_transformers(merged: bool) -> Callable[[], Open]:
 
 
 def _open_onnx() -> Open:
+    import onnxruntime  # noqa: F401  # opening is then the loading of the file alone
+
     from posttrain.exporting.onnx_runtime import OnnxRuntime
 
     return lambda path, threads, context: OnnxRuntime(path, threads=threads)
