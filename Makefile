@@ -1,11 +1,12 @@
 # Targets for people; the work is in `posttrain`. `make sft recipe=tinystories` runs the chain up to sft.
 .DEFAULT_GOAL := help
-.PHONY: help install run base distill generate sft pairs dpo plan eval report chat check test test-all bench clean
+.PHONY: help install run base distill generate sft pairs dpo plan eval report chat serve check test test-all bench clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 recipe ?= tinystories
 step ?=
+format ?=
 judge ?=
 
 help: ## this list
@@ -40,7 +41,10 @@ report: install ## write report.html and report.md of the latest run
 	@$(BIN)/posttrain report $(recipe)
 
 chat: install ## talk to the model of the last step, or of step=NAME
-	@$(BIN)/posttrain chat $(recipe) $(if $(step),--step $(step))
+	@$(BIN)/posttrain chat $(recipe) $(if $(step),--step $(step)) $(if $(format),--format $(format))
+
+serve: install ## serve that model as an OpenAI-compatible endpoint
+	@$(BIN)/posttrain serve $(recipe) $(if $(step),--step $(step)) $(if $(format),--format $(format))
 
 check: install ## format, lint and types
 	$(BIN)/ruff format --check .
