@@ -1,8 +1,9 @@
-"""The command line with a stage that does its work wrong: the answers of its rows are shuffled among their prompts.
+"""The command line with a stage that does its work wrong: answers shuffled among their prompts, or preferences turned.
 
-    python tests/sabotaged_stages.py generate|sft|none run RECIPE --store DIR
+    python tests/sabotaged_stages.py generate|sft|pairs|none run RECIPE --store DIR
 
-`generate` makes such rows; `sft` gets good rows and shuffles them itself, as a wrong join inside a trainer would.
+`generate` makes such rows; `sft` gets good rows and shuffles them itself, as a wrong join inside a trainer would. Of
+`pairs` the worse answer is the chosen one.
 """
 
 import random
@@ -44,7 +45,15 @@ def sft(config: Any, ctx: StageContext) -> Metrics:
     return STAGES["sft"].run(config, replace(ctx, inputs={**ctx.inputs, "data": replace(data, path=mixed)}))
 
 
-SABOTAGED = {"generate": generate, "sft": sft}
+def pairs(config: Any, ctx: StageContext) -> Metrics:
+    metrics = STAGES["pairs"].run(config, ctx)
+    for name in FILES:
+        rows = read_rows(ctx.out / name)
+        write_rows(ctx.out / name, [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows])
+    return metrics
+
+
+SABOTAGED = {"generate": generate, "sft": sft, "pairs": pairs}
 
 
 def main() -> None:

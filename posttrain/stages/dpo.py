@@ -149,7 +149,10 @@ def _scored(model: Any, held: "list[TokenPair]", ctx: StageContext) -> Any:
 
 
 def _join(config: DPOStepConfig, ctx: StageContext, source: Path) -> None:
-    """An adapter trained on an adapter is written a second time, as one of the base below both."""
+    """An adapter trained on an adapter is written a second time, as one of the base below both.
+
+    Where the one before was joined to others already, all of them are.
+    """
     from posttrain.lm.adapters import concatenate
     from posttrain.lm.models import ADAPTER
 
@@ -158,7 +161,8 @@ def _join(config: DPOStepConfig, ctx: StageContext, source: Path) -> None:
     if config.lora.use_dora:
         ctx.say(f"no {FOR_BASE}: DoRA is no sum of two adapters")
         return
-    concatenate(source, ctx.out, ctx.out / FOR_BASE)
+    before = source / FOR_BASE
+    concatenate(before if before.is_dir() else source, ctx.out, ctx.out / FOR_BASE)
 
 
 def _metrics(config: DPOStepConfig, data: Prepared, result: Any, before: Any, after: Any) -> Metrics:
