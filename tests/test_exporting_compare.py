@@ -15,13 +15,13 @@ from torch import nn
 from posttrain.errors import PosttrainError
 from posttrain.exporting.compare import Limits, compare, divergence, losses, tuned_kl
 from posttrain.exporting.gguf_file import write
-from posttrain.exporting.measure import Corpus, Measured, Row
+from posttrain.exporting.measure import Corpus, Measured, Row, ScoredRow
 from posttrain.exporting.runtime import Scored
 from posttrain.lm import gguf
 from posttrain.lm.models import load_model, load_tokenizer, save_model
 
 Change = Callable[[Any, Any], None]
-CORPUS_ROWS = 3
+CORPUS_ROWS = 2
 
 
 def scored(logits: list[float], top: int, token: int = 0) -> Scored:
@@ -122,14 +122,31 @@ def test_a_healthy_f16_file_is_within_the_limits(reference: Measured, corpus: Co
     assert figures.kl.low <= figures.kl.mean <= figures.kl.high < 1e-4
 
 
-def test_a_healthy_8_bit_file_is_within_the_limits(stories260k: Path, tmp_path: Path) -> None:
+def real_stories(model_dir: Path, rows: int, characters: int, tokens: int) -> Corpus:
+    """Cuts of real stories at even distances, as the model reads them."""
     stories = SHARED / "data" / "tinystories" / "valid.txt"
     if not stories.is_file():
         pytest.skip("needs the real stories beside the project")
-    tokenizer, text = load_tokenizer(stories260k), stories.read_text(encoding="utf-8")
-    cut = [tokenizer.encode(text[start : start + 500])[:102] for start in range(0, 90_000, 9_000)]
-    rows = [Row(f"{at}", ids[:2], ids[2:]) for at, ids in enumerate(cut)]
-    real = Corpus(rows, list(TEXTS), [], [row.prompt for row in rows[:2]])
+    tokenizer, text = load_tokenizer(model_dir), stories.read_text(encoding="utf-8")
+    starts = range(0, 9_000 * rows, 9_000)
+    cut = [tokenizer.encode(text[start : start + characters])[:tokens] for start in starts]
+    scored_rows = [Row(f"{at}", ids[:2], ids[2:]) for at, ids in enumerate(cut)]
+    return Corpus(scored_rows, list(TEXTS), [], [row.prompt for row in scored_rows[:2]])
+
+
+def test_a_healthy_8_bit_file_is_within_the_limits_of_few_tokens(stories260k: Path, tmp_path: Path) -> None:
+    real = real_stories(stories260k, rows=8, characters=500, tokens=102)
+    figures = compare(here("fp32", stories260k, real), exported(stories260k, tmp_path / "out", real))
+    # The share of all first choices has a standard error of 0.5 points on 800 tokens, too much for a limit of 98 %
+    # beside a true 98.4 %: here only clear choices are held to it, all of them in the slow test.
+    assert losses(figures, Limits(top1=0.0)) == []
+    assert figures.top1_clear is not None and figures.top1_clear >= Limits().top1
+
+
+@pytest.mark.slow
+def test_a_healthy_8_bit_file_is_within_all_limits(stories260k: Path, tmp_path: Path) -> None:
+    real = real_stories(stories260k, rows=40, characters=700, tokens=200)
+    assert sum(len(row.answer) for row in real.rows) > 5000
     figures = compare(here("fp32", stories260k, real), exported(stories260k, tmp_path / "out", real))
     assert losses(figures, Limits()) == []
 
@@ -182,6 +199,18 @@ def test_an_adapter_lost_on_the_way_is_noticed(
     after = tuned_kl(reference, exported(tuned_dir, tmp_path / "kept", corpus))
     assert before > 0.02 and after == pytest.approx(before, rel=0.2)
     assert tuned_kl(reference, healthy) < 0.1 * before  # the base, exported in the tuned model's place
+
+
+def test_agreement_counts_tosses_and_clear_choices_apart(reference: Measured) -> None:
+    def answers(*logits: list[float]) -> Measured:
+        return reference._replace(rows=[ScoredRow("r", [scored(each, 3) for each in logits])])
+
+    ours = answers([2.0, 1.0, 0.0], [1.05, 1.0, 0.0], [2.0, 1.0, 0.0], [2.0, 1.0, 0.0])
+    tossed = compare(ours, answers([2.0, 1.0, 0.0], [1.0, 1.05, 0.0], [2.0, 1.0, 0.0], [2.0, 1.0, 0.0]))
+    wrong = compare(ours, answers([1.0, 2.0, 0.0], [1.05, 1.0, 0.0], [2.0, 1.0, 0.0], [2.0, 1.0, 0.0]))
+    assert (tossed.top1, tossed.top1_clear) == (0.75, 1.0)
+    assert (wrong.top1, wrong.top1_clear) == (0.75, pytest.approx(2 / 3))
+    assert compare(answers([1.0, 1.0, 1.0]), answers([1.0, 1.0, 1.0])).top1_clear is None
 
 
 def test_measurements_of_different_rows_are_refused(reference: Measured) -> None:

@@ -13,6 +13,7 @@ from posttrain.errors import PosttrainError
 from posttrain.exporting.measure import Measured, ScoredRow
 from posttrain.exporting.runtime import Scored
 
+CLEAR = 0.1  # nats by which the reference prefers its first token to its second: below it, a choice is nearly a toss
 LEAST = 1e-7  # probabilities below it are rounding of float32 logits
 
 
@@ -33,7 +34,8 @@ class Figures(NamedTuple):
     d_nll: Interval  # nats a token that the file adds
     d_nll_share: float  # the same as a share of `nll`
     kl: Interval  # nats, KL(reference || file): see `divergence`
-    top1: float  # share of tokens after which both find the same one likeliest
+    top1: float  # share of tokens at which both find the same one likeliest
+    top1_clear: float | None  # the same where the reference's choice is clear; None where it never is
     tokenizer: float  # share of texts and conversations with the same ids
     greedy: float  # share of prompts with the same completion, its end included
     ratios: Ratios
@@ -54,12 +56,14 @@ def compare(reference: Measured, file: Measured) -> Figures:
     clusters = [row for row, _, _ in pairs]
     nll = -sum(ours.logprob for _, ours, _ in pairs) / len(pairs)
     d_nll = cluster_bootstrap([ours.logprob - theirs.logprob for _, ours, theirs in pairs], clusters)
+    clear = [_same_first(ours, theirs) for _, ours, theirs in pairs if _lead(ours) >= CLEAR]
     return Figures(
         nll=nll,
         d_nll=d_nll,
         d_nll_share=d_nll.mean / nll,
         kl=cluster_bootstrap([divergence(ours, theirs) for _, ours, theirs in pairs], clusters),
-        top1=_share([ours.top[0][0] == theirs.top[0][0] for _, ours, theirs in pairs], "tokens"),
+        top1=_share([_same_first(ours, theirs) for _, ours, theirs in pairs], "tokens"),
+        top1_clear=_share(clear, "tokens") if clear else None,
         tokenizer=_share(_same_ids(reference, file), "texts"),
         greedy=_share([a == b for a, b in zip(reference.greedy, file.greedy, strict=True)], "prompts"),
         ratios=Ratios(
@@ -135,6 +139,15 @@ def _pairs(reference: Measured, file: Measured) -> list[tuple[str, Scored, Score
 
 def _shape(rows: Sequence[ScoredRow]) -> list[tuple[str, int]]:
     return [(row.id, len(row.tokens)) for row in rows]
+
+
+def _same_first(ours: Scored, theirs: Scored) -> bool:
+    return ours.top[0][0] == theirs.top[0][0]
+
+
+def _lead(scored: Scored) -> float:
+    """Nats between the likeliest token and the next; a list of one has no next."""
+    return scored.top[0][1] - scored.top[1][1] if len(scored.top) > 1 else 0.0
 
 
 def _same_ids(reference: Measured, file: Measured) -> list[bool]:

@@ -83,6 +83,12 @@ def _open_transformers(merged: bool) -> Callable[[], Open]:
     return opener
 
 
+def _open_bnb() -> Open:
+    import bitsandbytes  # noqa: F401  # opening is then the loading of the file alone
+
+    return _open_transformers(merged=False)()
+
+
 def _open_onnx() -> Open:
     import onnxruntime  # noqa: F401  # opening is then the loading of the file alone
 
@@ -144,7 +150,7 @@ FORMATS = {
     REFERENCE: Format(None, _open_transformers(merged=True), _bytes_in_fp32),
     "gguf-q8_0": Format(_write_gguf("q8_0"), _open_gguf("q8_0"), _bytes_of_gguf("q8_0")),
     "gguf-f16": Format(_write_gguf("f16"), _open_gguf("f16"), _bytes_of_gguf("f16")),
-    "bnb-int8": Format(_write_bnb, _open_transformers(merged=False), _bytes_of("*.safetensors")),
+    "bnb-int8": Format(_write_bnb, _open_bnb, _bytes_of("*.safetensors")),
     "onnx-int8": Format(_write_onnx, _open_onnx, _bytes_of("*.onnx", "*.onnx_data", "*.onnx.data")),
     "safetensors": Format(_write_safetensors, _open_transformers(merged=False), _bytes_of("*.safetensors")),
 }
