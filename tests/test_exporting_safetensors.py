@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.errors import PosttrainError
 from posttrain.exporting.companions import check_tied, load_merged, stored_tensors, whole_directory
-from posttrain.exporting.safetensors_file import write
+from posttrain.exporting.safetensors_file import older_config, write
 from posttrain.lm.models import load_model, load_tokenizer, save_model
 
 IDS = list(range(4, 40))
@@ -86,6 +86,25 @@ def test_everything_a_runtime_needs_stands_beside_the_weights(tiny_chat_model: P
     assert machine_paths(tmp_path / "out", tiny_chat_model, tmp_path) == []
     (tmp_path / "out" / "note").write_text(f"made in {tmp_path}", encoding="utf-8")
     assert machine_paths(tmp_path / "out", tiny_chat_model, tmp_path) == ["note"]
+
+
+def test_older_readers_find_their_names_and_ours_read_the_same(tiny_chat_model: Path, tmp_path: Path) -> None:
+    write(tiny_chat_model, tmp_path / "out", "tiny")
+    config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] and config["torch_dtype"] == "bfloat16"
+    settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+    ours, back = load_tokenizer(tiny_chat_model), load_tokenizer(tmp_path / "out")
+    text = "<|user|>a\n dog<|end|><|assistant|>"
+    assert back.encode(text) == ours.encode(text) and back.added_tokens_decoder == ours.added_tokens_decoder
+    assert back.special_tokens_map == ours.special_tokens_map and back.all_special_ids == ours.all_special_ids
+
+
+def test_a_scaled_rope_is_said_in_the_older_way() -> None:
+    rope = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0}
+    config = older_config({"dtype": "bfloat16", "rope_parameters": rope})
+    assert config["rope_theta"] == 5e5 and config["rope_scaling"] == {"rope_type": "llama3", "factor": 8.0}
+    assert "rope_scaling" not in older_config({"dtype": "bfloat16", "rope_parameters": {"rope_theta": 1e4}})
 
 
 def test_a_stop_token_that_only_the_tokenizer_knows_is_written(tiny_chat_model: Path, tmp_path: Path) -> None:
