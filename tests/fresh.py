@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -23,6 +25,7 @@ assert not any(name.startswith("posttrain") for name in sys.modules)
 ONNX = """
 import sys
 from pathlib import Path
+from typing import Any
 from safetensors.numpy import save_file
 from posttrain.exporting.onnx_runtime import OnnxRuntime
 with OnnxRuntime(Path(sys.argv[1]), threads=1) as runtime:
@@ -51,3 +54,8 @@ def machine_paths(folder: Path, *known: Path) -> list[str]:
     signs = [str(path).encode().removesuffix(b"x") for path in paths]
     files = [path for path in folder.rglob("*") if path.is_file()]
     return sorted(path.name for path in files if any(sign in path.read_bytes() for sign in signs))
+
+
+def far(found: Any, exact: Any) -> float:
+    """Length of the difference of two arrays, as a share of the second's."""
+    return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))

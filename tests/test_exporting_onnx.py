@@ -1,8 +1,6 @@
-"""An ONNX export computes what the model computes, within 8 bits, and its cache is worth a whole prefill."""
+"""8-bit weights in a graph compute what the fp32 weights compute; what would not is refused, and no path stays."""
 
 import ast
-import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,10 +9,8 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
-import torch
-from fresh import ONNX, fresh_logits, machine_paths
-from test_lm_gguf import LLAMA3, SHAPE, random_model
-from transformers import GPT2Config, LlamaConfig, PretrainedConfig, Qwen2Config, Qwen3Config
+from fresh import far
+from transformers import GPT2Config, LlamaConfig, PretrainedConfig, Qwen2Config
 
 from posttrain.errors import PosttrainError
 from posttrain.exporting import onnx_file, onnx_int8
@@ -22,10 +18,10 @@ from posttrain.exporting.onnx_file import EXAMPLE, check_architecture, check_qua
 from posttrain.exporting.onnx_int8 import BLOCK, DATA, ZERO, Quantised, quantise, save, strip, to_blocks
 from posttrain.exporting.onnx_runtime import OnnxRuntime
 from posttrain.exporting.template import FileTemplate
-from posttrain.lm.models import load_model, load_tokenizer, save_model
+from posttrain.lm.models import load_model, load_tokenizer
 
 IDS = list(range(4, 40))
-CLOSE = 0.05  # largest difference of a logit to fp32, as a share of the largest logit
+CLOSE = 0.05  # length of the difference to the fp32 logits, as a share of theirs
 ROWS, WIDTH = 30, 40  # of a table; 40 is no multiple of 16
 
 
@@ -58,10 +54,6 @@ def computed(model: ir.Model, folder: Path) -> Any:
     save({"model": model}, folder)
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     return session.run(None, {"ids": np.arange(ROWS)[None]})[0][0]
-
-
-def far(found: Any, exact: Any) -> float:
-    return float(np.abs(found - exact).max() / np.abs(exact).max())
 
 
 def test_every_number_is_within_half_a_step() -> None:
@@ -169,138 +161,13 @@ def test_a_directory_without_graphs_is_refused(tiny_chat_model: Path) -> None:
         OnnxRuntime(tiny_chat_model, threads=1)
 
 
-# What follows traces real models, some seconds each.
-
-MODELS: dict[str, PretrainedConfig] = {
-    "llama, odd widths, own head": LlamaConfig(
-        **{**SHAPE, "hidden_size": 44, "intermediate_size": 37, "head_dim": 10}, tie_word_embeddings=False
-    ),
-    "llama 3": LlamaConfig(**SHAPE, rope_parameters=LLAMA3 | {"original_max_position_embeddings": 64}),
-    "qwen2": Qwen2Config(**{**SHAPE, "head_dim": 8}, tie_word_embeddings=True),
-    "qwen3": Qwen3Config(**SHAPE, tie_word_embeddings=False),
-}
-
-
-def exact_logits(model_dir: Path, ids: list[int]) -> Any:
-    with torch.inference_mode():
-        return load_model(model_dir).eval()(torch.tensor([ids])).logits[0].numpy()
-
-
-def step_by_step(runtime: OnnxRuntime, ids: list[int], start: int) -> Any:
-    """Logits from position `start - 1` on: a prefill of `start` tokens, then one token after the other."""
-    logits, past = runtime.prefill(ids[:start])
-    found = [logits[-1]]
-    for position in range(start, len(ids)):
-        logits, past = runtime.decode(ids[position], position, past)
-        found.append(logits)
-    return np.stack(found)
-
-
-@pytest.fixture(scope="module")
-def written(tiny_chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    out = tmp_path_factory.mktemp("onnx") / "out"
-    return out, write(tiny_chat_model, out, "tiny")
-
-
-@pytest.mark.slow
-def test_a_fresh_process_is_close_to_fp32(
-    written: tuple[Path, dict[str, Any]], tiny_chat_model: Path, tmp_path: Path
-) -> None:
-    out, facts = written
-    found = fresh_logits(ONNX, out, IDS, tmp_path).numpy()
-    with OnnxRuntime(out, threads=1) as runtime:
-        assert np.array_equal(found, runtime.prefill(IDS)[0])
-    assert 0 < far(found, exact_logits(tiny_chat_model, IDS)) < CLOSE
-    assert facts["unquantised"] == [] and facts["tied"] and set(facts["quantised"]) == {"prefill", "decode"}
-    assert machine_paths(out, tiny_chat_model, out.parent) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("start", [1, 2, 20])
-def test_the_cache_is_worth_a_whole_prefill(start: int, written: tuple[Path, dict[str, Any]]) -> None:
-    with OnnxRuntime(written[0], threads=1) as runtime:
-        whole = runtime.prefill(IDS)[0][start - 1 :]
-        assert far(step_by_step(runtime, IDS, start), whole) < 1e-4
-        broken = [*IDS[: start - 1], 50, *IDS[start:]]  # another token in the past
-        assert far(step_by_step(runtime, broken, start), whole) > 1e-2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
-def test_models_of_each_kind_are_close_to_fp32(name: str, tiny_chat_model: Path, tmp_path: Path) -> None:
-    model_dir = random_model(MODELS[name], tiny_chat_model, tmp_path / "model")
-    write(model_dir, tmp_path / "out", "model")
-    exact = exact_logits(model_dir, IDS)
-    with OnnxRuntime(tmp_path / "out", threads=1) as runtime:
-        assert 0 < far(runtime.prefill(IDS)[0], exact) < CLOSE
-        assert far(step_by_step(runtime, IDS, 3), exact[2:]) < CLOSE
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("damage", ["a zeroed block", "swapped matrices"])
-def test_a_damaged_model_is_not_close(damage: str, tiny_chat_model: Path, tmp_path: Path) -> None:
-    model = load_model(tiny_chat_model)
-    first, second = model.model.layers[0].self_attn, model.model.layers[1].self_attn
-    with torch.no_grad():
-        if damage == "a zeroed block":
-            first.v_proj.weight.zero_()
-        else:
-            first.v_proj, second.v_proj = second.v_proj, first.v_proj
-    save_model(model, load_tokenizer(tiny_chat_model), tmp_path / "model")
-    write(tmp_path / "model", tmp_path / "out", "broken")
-    with OnnxRuntime(tmp_path / "out", threads=1) as runtime:
-        assert far(runtime.prefill(IDS)[0], exact_logits(tiny_chat_model, IDS)) > CLOSE
-
-
-@pytest.mark.slow
-def test_the_runtime_scores_and_completes(written: tuple[Path, dict[str, Any]], tiny_chat_model: Path) -> None:
-    out, _ = written
-    exact = torch.tensor(exact_logits(tiny_chat_model, IDS)).double().log_softmax(-1)
-    with OnnxRuntime(out, threads=1) as runtime:
-        scored = runtime.score(IDS[:20], IDS[20:], 3)
-        own = [float(exact[at - 1, IDS[at]]) for at in range(20, len(IDS))]
-        assert np.allclose([each.logprob for each in scored], own, atol=0.05)
-        assert [len(each.top) for each in scored] == [3] * 16
-        assert all(each.top[0][1] >= each.top[1][1] for each in scored)
-        alone = runtime.complete([IDS], 30, 1.0, [5])
-        beside = runtime.complete([IDS[:3], IDS], 30, 1.0, [9, 5])
-        assert alone[0].ids == beside[1].ids and runtime.complete([IDS], 30, 1.0, [6])[0].ids != alone[0].ids
-        greedy = runtime.complete([IDS], 5, 0.0, [0])[0].ids
-        assert greedy[0] == int(runtime.prefill(IDS)[0][-1].argmax())
-        assert runtime.complete([IDS], 1000, 0.0, [0])[0].stopped or runtime._context == 512
-
-
-@pytest.mark.slow
-def test_the_example_answers_as_the_runtime_does(written: tuple[Path, dict[str, Any]]) -> None:
-    out, _ = written
-    run = subprocess.run(
-        [sys.executable, "generate.py", "Tell me a story."], cwd=out, capture_output=True, text=True, check=True
-    )
-    with OnnxRuntime(out, threads=1) as runtime:
-        ids = runtime.render([{"role": "user", "content": "Tell me a story."}])
-        answer = runtime.complete([ids], 200, 0.0, [0])[0].ids
-        assert run.stdout == runtime._tokenizer.decode(answer, skip_special_tokens=False) + "\n"
-    assert json.loads((out / "prompt.json").read_text(encoding="utf-8"))["after"] == "<|end|><|assistant|>"
-
-
-@pytest.mark.slow
-def test_a_real_model_of_another_maker_works(stories260k: Path, tmp_path: Path) -> None:
-    write(stories260k, tmp_path / "out", "stories260k")
-    ids = load_tokenizer(stories260k).encode("Once upon a time, there was a little girl")
-    exact = exact_logits(stories260k, ids)
-    with OnnxRuntime(tmp_path / "out", threads=1) as runtime:
-        found = runtime.prefill(ids)[0]
-        assert runtime.encode("Once upon a time")[-3:] == ids[1:5][-3:]
-    assert far(found, exact) < CLOSE and (found.argmax(-1) == exact.argmax(-1)).mean() > 0.9
-
-
-@pytest.mark.slow
 def test_nothing_is_left_of_a_failed_export(
     tiny_chat_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "no space left on the device")
 
+    monkeypatch.setattr(onnx_file, "export", lambda model: {})
     monkeypatch.setattr(onnx_file, "write_companions", full)
     with pytest.raises(OSError, match="no space left"):
         write(tiny_chat_model, tmp_path / "out", "tiny")
