@@ -172,3 +172,17 @@ def test_nothing_is_left_of_a_failed_export(
     with pytest.raises(OSError, match="no space left"):
         write(tiny_chat_model, tmp_path / "out", "tiny")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_graph_is_refused_plainly(tiny_chat_model: Path, tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+        (tmp_path / name).write_bytes((tiny_chat_model / name).read_bytes())
+    model = graph(*matrices())
+    quantise(model)
+    save({"prefill": model}, tmp_path)
+    (tmp_path / "decode.onnx").write_bytes((tmp_path / "prefill.onnx").read_bytes()[:-200])
+    with pytest.raises(PosttrainError, match=r"decode\.onnx: ONNX Runtime cannot load it"):
+        OnnxRuntime(tmp_path, threads=1)
+    (tmp_path / DATA).unlink()
+    with pytest.raises(PosttrainError, match=r"prefill\.onnx: ONNX Runtime cannot load it"):
+        OnnxRuntime(tmp_path, threads=1)

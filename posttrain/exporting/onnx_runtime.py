@@ -113,7 +113,8 @@ class OnnxRuntime:
             ids.append(token)
             if len(ids) < max_new_tokens:
                 logits, past = self.decode(token, position, past)
-        return Decoded(ids, stopped, first - start, time.perf_counter() - first)
+        end = time.perf_counter()
+        return Decoded(ids, stopped, (first or end) - start, end - (first or end))
 
 
 def _session(onnxruntime: Any, path: Path, options: Any) -> Any:
