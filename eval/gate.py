@@ -3,12 +3,12 @@
 In this order: what needs no judge (eval/alignment.py, eval/text_checks.py, eval/held_out.py), where one hard check that
 fails is a FAIL whatever a judge says; the judge's own test, for figures of a judge that fails its canaries decide
 nothing: JUDGE INVALID; then the primary axis. A training step must be better than the step before (superior: the paired
-difference above 0), an export must not be worse by more than a margin (non-inferior: above -margin), a data step must
-be good enough (its interval against a minimum). An interval that straddles the line decides nothing, and the sentence
-says how many prompts would.
+difference above 0), and no axis that it has to hold may be clearly worse; an export must not be worse by more than a
+margin (non-inferior: above -margin), a data step must be good enough (its interval against a minimum). An interval that
+straddles the line decides nothing, and the sentence says how many prompts would.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import floor, log10
 from typing import Literal, NamedTuple
 
@@ -19,6 +19,7 @@ from eval.verdict import Tally
 
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE", "BASELINE", "JUDGE INVALID"]
 MOST_UNSCORED = 0.02
+NONE: Mapping[str, Interval] = {}
 
 
 class GateError(ValueError):
@@ -42,6 +43,7 @@ def gate(
     minimum: float | None = None,
     margin: float = 0.0,
     findings: Sequence[Finding] = (),
+    fallen: Mapping[str, Interval] = NONE,
     prompts: int | None = None,
     needed: int | None = None,
 ) -> Gate:
@@ -49,7 +51,8 @@ def gate(
 
     `tally` counts the verdicts asked for and scored on `axis`; `canaries` are the checks of the judge that gave
     them; a `margin` above 0 asks for non-inferiority. `prompts` were compared, about `needed` would decide (None: no
-    number would). With nothing to compare with: BASELINE.
+    number would). `fallen` are axes that had to hold and are clearly worse than before: a FAIL, where the judge is
+    heard. With nothing to compare with: BASELINE.
     """
     if difference is not None and minimum is not None:
         raise GateError(f"gate on {axis}: both a difference and a minimum {minimum}; give one of them.")
@@ -64,6 +67,9 @@ def gate(
         ruling = _held_to(axis, absolute, minimum, prompts, needed)
     if ruling is None:
         ruling = Gate("BASELINE", f"{axis}: nothing to compare with; this is the first figure")
+    if fallen and ruling.outcome in ("PASS", "INCONCLUSIVE") and difference is not None:
+        worse = ", ".join(f"{name} has fallen, by {_shown(change)}" for name, change in fallen.items())
+        ruling = Gate("FAIL", f"{worse}; {ruling.reason}")
     if hard := failed(findings, hard=True):
         ruling = Gate("FAIL", f"not left to the judge: {_notes(hard)}; the judge on {ruling.reason}")
     soft = failed(findings, hard=False)
@@ -93,9 +99,12 @@ def _compared(
 ) -> Gate:
     outcome = _against(difference, -margin, at_line=False)
     told = (NON_INFERIOR if margin else SUPERIOR)[outcome].format(margin=f"{margin:g}")
-    shown = f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
     score = f" to {absolute.mean:.2f}" if absolute is not None else ""
-    return Gate(outcome, f"{axis}: {told}, by {shown}{score}{_on(outcome, prompts, needed)}")
+    return Gate(outcome, f"{axis}: {told}, by {_shown(difference)}{score}{_on(outcome, prompts, needed)}")
+
+
+def _shown(difference: Interval) -> str:
+    return f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
 
 
 def _held_to(axis: str, absolute: Interval, minimum: float, prompts: int | None, needed: int | None) -> Gate:

@@ -8,7 +8,7 @@ beyond the line, so that a true null fails in fewer than one of forty steps. The
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from statistics import quantiles
+from statistics import fmean, quantiles
 from typing import Any
 
 from eval.finding import Finding
@@ -59,6 +59,15 @@ def model_checks(
         _length(after, before, references),
     ]
     return [*found, *_copies(after, training, references)]
+
+
+def length_check(after: Sequence[Row], before: Sequence[Row], most: float) -> Finding:
+    """The mean length in words beside that of the model before, where a recipe says how far they may be apart."""
+    now, was = (fmean(_words(_answered(rows)) or [0]) for rows in (after, before))
+    change = now / was - 1 if was else float(now > 0)
+    return Finding(
+        "mean length", change, most, abs(change) <= most, f"{change:+.0%} words an answer (at most {most:.0%})"
+    )
 
 
 def row_checks(rows: Sequence[Row]) -> list[Finding]:

@@ -76,6 +76,8 @@ class JudgeConfig(StepConfig):
     minimum: float | None = None
     test: str | None = None
     margin: float | None = None
+    hold: tuple[str, ...] = ()
+    max_length_change: float | None = None
 
 
 def called(kind: str) -> None:

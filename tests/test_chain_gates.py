@@ -62,6 +62,8 @@ def test_a_steps_own_keys_go_before_the_recipes(tmp_path: Path) -> None:
             ["sft.model=models", "sft.gate.on_fail=keep_previous"],
             r"steps\.sft\.gate\.on_fail: .*its model is no step's",
         ),
+        (["rows.gate.max_length_change=0.1"], r"steps\.rows\.gate\.max_length_change: found 0\.1; a step that makes"),
+        (["base.gate.on_inconclusive=keep_previous"], r"steps\.base\.gate\.on_inconclusive: .*its model is no step's"),
         (["sft.gate.on_fial=warn"], r"steps\.sft\.gate\.on_fial: unknown key .*'on_fail'\?"),
         (["sft.gaet.on_fail=warn"], r"steps\.sft\.gaet: unknown key 'gaet'; allowed: .*gate, .*'gate'\?"),
         (["sft.gate=3"], r"steps\.sft\.gate: found 3; "),
@@ -91,11 +93,15 @@ def test_what_a_fail_does_is_no_part_of_the_verdict(tmp_path: Path) -> None:
         return next(node.identity for node in graph(path, *overrides)[1] if node.name == "sft.judge")
 
     assert judge() == judge("sft.gate.on_fail=keep_previous") == judge("sft.gate.test=superior")
-    assert len({judge(), judge("sft.gate.test=non_inferior"), judge("sft.gate.axis=plot")}) == 3
+    assert judge() == judge("sft.gate.on_inconclusive=keep_previous")
+    others = ("test=non_inferior", "axis=plot", "hold=[grammar]", "max_length_change=0.1")
+    assert len({judge(), *(judge(f"sft.gate.{other}") for other in others)}) == 1 + len(others)
 
 
 def test_editors_complete_a_steps_gate(tmp_path: Path) -> None:
     schema = json_schema(FAKES)
     kinds = [schema["$defs"][name]["properties"] for name in ("BaseConfig", "GenerateConfig", "SFTConfig")]
     assert all("gate" in properties and "kind" in properties for properties in kinds)
-    assert schema["$defs"]["Gate"]["properties"].keys() == {"axis", "minimum", "test", "margin", "on_fail"}
+    assert schema["$defs"]["Gate"]["properties"].keys() == {
+        "axis", "minimum", "test", "margin", "hold", "max_length_change", "on_fail", "on_inconclusive"
+    }  # fmt: skip

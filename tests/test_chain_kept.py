@@ -9,7 +9,8 @@ import chain_fakes
 import pytest
 from chain_fakes import Quiet, contents, graph, raw_recipe, run, write_recipe
 
-from posttrain.chain.kept import handed_on, rebuilt
+from posttrain.chain.gates import StepGate
+from posttrain.chain.kept import handed_on, kept_by, rebuilt
 from posttrain.chain.plan import plan_rows
 from posttrain.chain.runner import Done, read_run
 from posttrain.chain.store import Store
@@ -142,3 +143,22 @@ def test_the_report_says_it_too(path: Path) -> None:
     assert said in report_markdown("fake", read_run("fake", store))
     run(path, KEEP)  # negative control
     assert "handed on" not in report_markdown("fake", read_run("fake", store))
+
+
+def test_what_is_not_told_apart_is_handed_on_unless_the_recipe_says_otherwise(path: Path) -> None:
+    node = next(node for node in graph(path)[1] if node.name == "sft")
+    gates = {
+        (fails, open_): StepGate("instruct", None, "superior", None, fails, on_inconclusive=open_)  # type: ignore[arg-type]
+        for fails in ("stop", "keep_previous")
+        for open_ in ("go_on", "keep_previous")
+    }
+    kept = {
+        (verdict, *key): kept_by(gate, node, {"verdict": verdict})
+        for key, gate in gates.items()
+        for verdict in ("PASS", "FAIL", "INCONCLUSIVE", "JUDGE INVALID")
+    }
+    assert {key for key, name in kept.items() if name == "base"} == {
+        *(("FAIL", "keep_previous", open_) for open_ in ("go_on", "keep_previous")),
+        *(("INCONCLUSIVE", fails, "keep_previous") for fails in ("stop", "keep_previous")),
+    }
+    assert {name for key, name in kept.items()} == {None, "base"}

@@ -6,6 +6,7 @@ from eval.canaries import Check
 from eval.finding import Finding
 from eval.gate import GateError, gate
 from eval.statistics import Interval
+from eval.text_checks import length_check
 from eval.verdict import Tally
 
 FULL = Tally(100, 100, 6.0)
@@ -126,3 +127,24 @@ def test_what_is_not_decided_says_how_many_prompts_would_decide_it() -> None:
 def test_the_reason_is_one_sentence(findings: list[Finding], difference: Interval | None) -> None:
     reason = gate("plot", tally=FULL, difference=difference, findings=findings, prompts=9, needed=20).reason
     assert reason.endswith(".") and "\n" not in reason and not reason.endswith("..") and ";;" not in reason
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.1, 0.9), (-0.1, 0.9)])
+def test_an_axis_that_must_hold_and_has_fallen_is_a_fail_whatever_was_gained(low: float, high: float) -> None:
+    gained = Interval((low + high) / 2, low, high)
+    ruling = gate("instruct", tally=FULL, difference=gained, fallen={"grammar": Interval(-0.2, -0.3, -0.1)})
+    assert ruling.outcome == "FAIL"
+    assert ruling.reason.startswith("grammar has fallen, by -0.20 [-0.30, -0.10]; instruct: ")
+    assert gate("instruct", tally=FULL, difference=gained).outcome != "FAIL"  # negative control
+    wrong = [Check("empty answer", 40, 0, 32)]
+    unheard = gate("instruct", tally=FULL, difference=gained, fallen={"grammar": gained}, canaries=wrong)
+    assert unheard.outcome == "JUDGE INVALID"
+
+
+def test_a_mean_length_is_held_to_what_the_recipe_says() -> None:
+    def told(words: int) -> list[dict[str, object]]:
+        return [{"id": "a", "text": "word " * words, "stopped": True}, {"id": "b", "text": None, "stopped": False}]
+
+    found = {words: length_check(told(words), told(100), 0.15) for words in (80, 86, 114, 116)}
+    assert {words: one.ok for words, one in found.items()} == {80: False, 86: True, 114: True, 116: False}
+    assert found[116].hard and "+16% words an answer (at most 15%)" in found[116].note

@@ -19,6 +19,9 @@ from posttrain.chain.stage import Config, Stage, StepConfig, Test
 from posttrain.errors import PosttrainError
 
 OnFail = Literal["stop", "warn", "keep_previous"]
+OnInconclusive = Literal["go_on", "keep_previous"]
+RULING = ("axis", "minimum", "test", "margin", "hold", "max_length_change")
+OF_TWO = ("hold", "max_length_change", "on_inconclusive")  # keys that need an earlier step's model
 MARGIN = 0.3  # points: less could rarely be shown, paired differences of 200 prompts are known to ±0.17 and more
 
 
@@ -29,7 +32,15 @@ class Gate(Config):
     minimum: float = Field(7.0, description="rows pass when their interval lies above this")
     test: Test | None = Field(None, description="superior: better than the step before; by default what the kind asks")
     margin: float | None = Field(None, gt=0, description=f"points that non_inferior may lose; {MARGIN} by default")
+    hold: tuple[str, ...] = Field((), description="other axes, of which none may be clearly worse than before")
+    max_length_change: float | None = Field(
+        None, gt=0, description="share by which the mean length of the answers may differ from before, 0.15 say"
+    )
     on_fail: OnFail = Field("stop", description="stop: exit 3; keep_previous: the earlier model is handed on")
+    on_inconclusive: OnInconclusive = Field(
+        "go_on",
+        description="keep_previous: a model that is not told apart from the earlier one is not handed on either",
+    )
 
 
 @dataclass(frozen=True)
@@ -41,10 +52,19 @@ class StepGate:
     test: Test | None
     margin: float | None
     on_fail: OnFail
+    hold: tuple[str, ...] = ()
+    max_length_change: float | None = None
+    on_inconclusive: OnInconclusive = "go_on"
 
     def ruling(self) -> dict[str, Any]:
         """What decides the verdict, and so is part of the judge's identity; what a FAIL does is not."""
-        return {"axis": self.axis, "minimum": self.minimum, "test": self.test, "margin": self.margin}
+        return {name: getattr(self, name) for name in RULING}
+
+    def keeps_previous(self, verdict: object) -> bool:
+        """Whether after this verdict the earlier model is handed on."""
+        if verdict == "INCONCLUSIVE":
+            return self.on_inconclusive == "keep_previous"
+        return verdict == "FAIL" and self.on_fail == "keep_previous"
 
 
 def check_default(gate: Gate, where: str) -> None:
@@ -70,20 +90,23 @@ def step_gate(
         _refuse(given, chosen, "pairs come from verdicts and are judged no further", where)
         return StepGate(chosen.axis, None, None, None, "stop")
     if stage.makes == "rows":
-        _refuse(given & {"test", "margin"}, chosen, "a step that makes rows is held to a minimum", where)
+        _refuse(given & {"test", "margin", *OF_TWO}, chosen, "a step that makes rows is held to a minimum", where)
         return StepGate(chosen.axis, chosen.minimum, None, None, _without_keeping(own, chosen, stage, where))
     _refuse(given & {"minimum"}, chosen, "only a step that makes rows has a minimum", where)
     if not _starts_from_step(config, stage, steps):
         _refuse(
-            given & {"test", "margin"}, chosen, "its model is no step's, so there is nothing to compare with", where
+            given & {"test", "margin", *OF_TWO},
+            chosen,
+            "its model is no step's, so there is nothing to compare with",
+            where,
         )
         return StepGate(chosen.axis, None, None, None, _without_keeping(own, chosen, stage, where))
     test = chosen.test or stage.test
-    if test == "non_inferior":
-        return StepGate(chosen.axis, None, test, chosen.margin or MARGIN, chosen.on_fail)
-    if own is not None and own.margin is not None:
+    if test != "non_inferior" and own is not None and own.margin is not None:
         raise PosttrainError(f"{where}.margin: {_without_test(own.margin)}")
-    return StepGate(chosen.axis, None, test, None, chosen.on_fail)
+    margin = (chosen.margin or MARGIN) if test == "non_inferior" else None
+    of_two = {key: getattr(chosen, key) for key in OF_TWO}
+    return StepGate(chosen.axis, None, test, margin, chosen.on_fail, **of_two)
 
 
 def _refuse(keys: frozenset[str] | set[str], gate: Gate, why: str, where: str) -> None:

@@ -7,7 +7,8 @@ the decision. A step behind a failed one has the identity that it would have in 
 its record names what went in, and `run.json` says of it `instead` and of the failed judge `kept`. The failed model
 stays in the store under its own name, for people to look at.
 
-INCONCLUSIVE is no FAIL: the step's own model is handed on. JUDGE INVALID keeps nothing: a judge that failed its
+INCONCLUSIVE is no FAIL: the step's own model is handed on, unless the gate says `on_inconclusive: keep_previous`, for
+steps such as alignment that must earn their place. JUDGE INVALID keeps nothing: a judge that failed its
 canaries cannot say which of two models is the worse one, so the chain stops.
 """
 
@@ -22,9 +23,7 @@ from posttrain.chain.store import Store
 
 def kept_by(gate: StepGate, step: Node, metrics: Metrics) -> str | None:
     """The step whose model is handed on in place of `step`, by the metrics of its judge; None where it is its own."""
-    if gate.on_fail != "keep_previous" or metrics.get("verdict") != "FAIL":
-        return None
-    return str(step.inputs["model"])
+    return str(step.inputs["model"]) if gate.keeps_previous(metrics.get("verdict")) else None
 
 
 def rebuilt(nodes: Sequence[Node], step: str, kept: str) -> list[Node]:
@@ -57,7 +56,7 @@ def as_it_will_run(nodes: Sequence[Node], gates: Mapping[str, StepGate], store: 
     nodes = list(nodes)
     for at in range(len(nodes)):
         node = nodes[at]
-        if node.stage.makes != "verdicts" or gates[node.step].on_fail != "keep_previous":
+        if node.stage.makes != "verdicts":
             continue
         artifact = store.look(node.stage.kind, node.identity)
         step = next(other for other in nodes if other.name == node.step)

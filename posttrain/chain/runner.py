@@ -202,11 +202,12 @@ def run_folder(name: str, store: Store) -> Path:
 def _gate(gate: StepGate, done: Done, screen: Screen) -> None:
     """Say what a failed gate does, or raise where it stops the chain."""
     metrics, step = done.artifact.record["metrics"], done.node.step
-    if metrics.get("verdict") not in STOPPING:
+    if metrics.get("verdict") not in STOPPING and not done.kept:
         return
     text = f"{step}: the gate says {metrics['verdict']}: {metrics['why'].removesuffix('.')}."
     if done.kept:
-        screen.say(f"{text} The model of {done.kept} is handed on in its place (gate: on_fail: keep_previous).")
+        how = "on_inconclusive" if metrics["verdict"] == "INCONCLUSIVE" else "on_fail"
+        screen.say(f"{text} The model of {done.kept} is handed on in its place (gate: {how}: keep_previous).")
     elif gate.on_fail == "warn":
         screen.say(f"{text} Going on (gate: on_fail: warn).")
     else:

@@ -20,11 +20,13 @@ def checked_rows(path_rows: Sequence[Row], prompts: Sequence[Row]) -> "list[Find
     return [own_words(entries), seen_prompts(prompts, entries), *row_checks(texts)]
 
 
-def checked_samples(ctx: StageContext, prompts: Mapping[str, Row], training: Sequence[Row]) -> "list[Finding]":
+def checked_samples(
+    ctx: StageContext, prompts: Mapping[str, Row], training: Sequence[Row], max_length_change: float | None = None
+) -> "list[Finding]":
     """A model's answers: what it was trained on, its texts, and its held-out answers, beside the step before."""
     from eval.alignment import own_words, seen_prompts
     from eval.held_out import loss_checks
-    from eval.text_checks import model_checks
+    from eval.text_checks import length_check, model_checks
 
     judged, before = ctx.inputs["judged"], ctx.inputs.get("before")
     completions = read_rows(judged.path / "completions.jsonl")
@@ -38,7 +40,11 @@ def checked_samples(ctx: StageContext, prompts: Mapping[str, Row], training: Seq
         controls=[row["text"] for row in _optional(judged, "control.jsonl")],
     )
     losses = loss_checks(_optional(judged, "held_out.jsonl"), _optional(before, "held_out.jsonl") if before else None)
-    return [*([own_words(entries), seen_prompts(asked, entries)] if entries else []), *texts, *losses]
+    lengths = []
+    if before and max_length_change is not None:
+        earlier = read_rows(before.path / "completions.jsonl")
+        lengths = [length_check(completions, earlier, max_length_change)]
+    return [*([own_words(entries), seen_prompts(asked, entries)] if entries else []), *texts, *lengths, *losses]
 
 
 def _entry(row: Row) -> Row:

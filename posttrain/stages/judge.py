@@ -43,6 +43,8 @@ class JudgeConfig(JudgeChoice, StepConfig):
     minimum: float | None = None
     test: Test | None = "superior"
     margin: float | None = None
+    hold: tuple[str, ...] = ()
+    max_length_change: float | None = None
 
 
 def check(config: JudgeConfig, where: str) -> None:
@@ -50,11 +52,13 @@ def check(config: JudgeConfig, where: str) -> None:
     check_choice(config, f"{where.partition(': ')[0]}: judge")
     chosen_prompts(config)
     graded = graded_axes(config)
-    if config.axis not in graded:
-        raise PosttrainError(
-            f"{where}.axis: '{config.axis}' is no axis of {config.rubric} with a score; "
-            f"there is {', '.join(graded)}. Name one of them."
-        )
+    for key, axes in (("axis", (config.axis,)), ("hold", config.hold)):
+        for axis in axes:
+            if axis not in graded:
+                raise PosttrainError(
+                    f"{where}.{key}: '{axis}' is no axis of {config.rubric} with a score; "
+                    f"there is {', '.join(graded)}. Name one of them."
+                )
 
 
 def ready(config: JudgeConfig) -> None:
@@ -180,7 +184,7 @@ def judge_with(fit: "Fit", config: JudgeConfig, ctx: StageContext, at_once: bool
         ctx.out / "canaries.jsonl",
         ({**canary._asdict(), "axes": _of(axes, axes)} for canary, axes in zip(canaries, bred, strict=True)),
     )
-    rule = Rule(config.axis, config.test, config.margin, config.minimum)
+    rule = Rule(config.axis, config.test, config.margin, config.minimum, config.hold)
     metrics = judge_metrics(rows, rule, _before(ctx), checks(canaries, bred), findings)
     name = f"{RULE} (a proxy)" if config.judge == RULE else "+".join(one.name for one in members(config))
     used = {"judge": name, "words_used": words_used(prompts, completions)}
@@ -228,7 +232,7 @@ def _findings(config: JudgeConfig, ctx: StageContext, training: Sequence[Row]) -
     prompts = read_rows(config.prompts)
     if not _holds_samples(ctx.inputs["judged"].path):
         return checked_rows(read_rows(ctx.inputs["judged"].path / "train.jsonl"), prompts)
-    return checked_samples(ctx, {row["id"]: row for row in prompts}, training)
+    return checked_samples(ctx, {row["id"]: row for row in prompts}, training, config.max_length_change)
 
 
 def _before(ctx: StageContext) -> Before | None:
@@ -261,7 +265,7 @@ def judged_rows(config: JudgeConfig, path: Path) -> tuple[dict[str, Row], list[R
 
 JUDGE = Stage(
     kind="judge",
-    version=4,
+    version=5,
     config=JudgeConfig,
     makes="verdicts",
     inputs={

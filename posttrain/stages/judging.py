@@ -16,12 +16,16 @@ Scores = dict[str, dict[str, list[float]]]  # axis -> prompt id -> scores
 
 
 class Rule(NamedTuple):
-    """What a step must prove on its primary axis: a test against the step before, or a minimum; neither: nothing."""
+    """What a step must prove on its primary axis: a test against the step before, or a minimum; neither: nothing.
+
+    Of the axes in `hold` none may be clearly worse than in the step before.
+    """
 
     axis: str
     test: str | None
     margin: float | None
     minimum: float | None
+    hold: tuple[str, ...] = ()
 
 
 class Before(NamedTuple):
@@ -166,6 +170,7 @@ def _ruled(
         minimum=rule.minimum,
         margin=margin,
         findings=findings,
+        fallen={axis: change for axis in rule.hold if (change := _fall(figures, axis)) is not None},
         prompts=len(by_prompt),
         needed=needed,
     )
@@ -178,10 +183,17 @@ def _ruled(
         "test": rule.test if compared else None,
         "margin": rule.margin if compared else None,
         "minimum": rule.minimum,
+        "hold": list(rule.hold),
         "prompts": len(by_prompt),
         "prompts_needed": needed if open_question else None,
         "worst_case": _worst_case(rows, compared, axis),
     }
+
+
+def _fall(figures: _Figures, axis: str) -> "Interval | None":
+    """The change of an axis that is clearly worse than before; None where it is not."""
+    change = _difference(figures.scores, figures.earlier, axis)
+    return change if change is not None and change.high < 0 else None
 
 
 def words_used(prompts: Mapping[str, Row], completions: Sequence[Row]) -> dict[str, Any] | None:
