@@ -1,8 +1,9 @@
 """LLM.int8 through transformers and bitsandbytes: a directory that plain `from_pretrained` loads back.
 
-Every linear layer but the head is stored as int8 rows with one fp32 scale a row; embeddings, head and norms stay in
-fp32 (Dettmers et al. 2022, arXiv 2208.07339). 4 bits are not offered: on a CPU, NF4 gives wrong weights where a row is
-no multiple of 64, and saving damages a live model that is quantised without double quantisation.
+Every linear layer but the head is stored as int8 rows with one fp32 scale a row; embeddings, head and norms are cast to
+bf16 (Dettmers et al. 2022, arXiv 2208.07339). In fp32 the file of our model of 1.5M parameters would be half as large
+again, for a mean KL of 0.00033 nat instead of 0.00038. 4 bits are not offered: on a CPU, NF4 gives wrong weights where
+a row is no multiple of 64, and saving damages a live model that is quantised without double quantisation.
 """
 
 import logging
@@ -25,7 +26,7 @@ NOISY = "bitsandbytes"  # a line a layer and token about a cast that is meant, o
 
 
 def write(model_dir: Path, out: Path, name: str, bits: int = 8) -> dict[str, Any]:
-    """Merge in fp32, quantise, save. Returns facts: sizes, which tensors are int8 and which matrices are not."""
+    """Merge in fp32, cast, quantise, save. Returns facts: sizes, which tensors are int8 and which matrices are not."""
     if bits != 8:
         raise PosttrainError(
             f"bnb-int8 of {model_dir}: {bits} bits; 8 are allowed, because NF4 corrupts weights on a CPU. "
@@ -83,6 +84,6 @@ def _save_quantised(model: Any, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as merged:
         model.save_pretrained(merged)
         quantised = AutoModelForCausalLM.from_pretrained(
-            merged, dtype=torch.float32, quantization_config=BitsAndBytesConfig(load_in_8bit=True), device_map="cpu"
+            merged, dtype=torch.bfloat16, quantization_config=BitsAndBytesConfig(load_in_8bit=True), device_map="cpu"
         )
     quantised.save_pretrained(folder)
