@@ -92,6 +92,8 @@ def step_gate(
     if stage.makes == "rows":
         _refuse(given & {"test", "margin", *OF_TWO}, chosen, "a step that makes rows is held to a minimum", where)
         return StepGate(chosen.axis, chosen.minimum, None, None, _without_keeping(own, chosen, stage, where))
+    if stage.makes == "files":
+        chosen = chosen.model_copy(update={"on_fail": _without_keeping(own, chosen, stage, where)})
     _refuse(given & {"minimum"}, chosen, "only a step that makes rows has a minimum", where)
     if not _starts_from_step(config, stage, steps):
         _refuse(
@@ -106,6 +108,8 @@ def step_gate(
         raise PosttrainError(f"{where}.margin: {_without_test(own.margin)}")
     margin = (chosen.margin or MARGIN) if test == "non_inferior" else None
     of_two = {key: getattr(chosen, key) for key in OF_TWO}
+    if stage.makes == "files":
+        of_two["on_inconclusive"] = "go_on"
     return StepGate(chosen.axis, None, test, margin, chosen.on_fail, **of_two)
 
 
@@ -121,7 +125,7 @@ def _starts_from_step(config: StepConfig, stage: Stage, steps: Mapping[str, Step
 def _without_keeping(own: Gate | None, chosen: Gate, stage: Stage, where: str) -> OnFail:
     """Without an earlier model `keep_previous` means stop as a recipe's default, and as a step's own is an error."""
     if own is not None and own.on_fail == "keep_previous":
-        why = "it makes rows" if stage.makes == "rows" else "its model is no step's"
+        why = f"it makes {stage.makes}" if stage.makes in ("rows", "files") else "its model is no step's"
         raise PosttrainError(
             f"{where}.on_fail: found 'keep_previous'; stop or warn is allowed: {why}, so there is no earlier model "
             "to hand on. Use one of them."

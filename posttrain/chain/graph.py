@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from posttrain.chain.identity import digest, sha256_path
 from posttrain.chain.paths import find_path
@@ -12,6 +13,7 @@ from posttrain.chain.recipe import JudgeSettings, Recipe, check_steps
 from posttrain.chain.stage import Input, Stage, StepConfig
 from posttrain.errors import PosttrainError
 
+SAMPLED = ("model", "files")  # what is asked the evaluation's prompts before it is judged
 HUB_ID = re.compile(r"(?!.*(--|\.\.))(\w[\w.-]{0,95}/\w[\w.-]{0,95})(@\w[\w./-]*)?", re.ASCII)
 
 
@@ -133,23 +135,36 @@ def _step_node(
 def _close(
     node: Node, recipe: Recipe, judge: JudgeSettings, table: Mapping[str, Stage], nodes: dict[str, Node]
 ) -> None:
-    """Add the nodes that close a step: samples of a model, then the verdicts; rows are judged as they are."""
+    """Add the nodes that close a step: samples of a model or of each exported file, then the verdicts.
+
+    Rows are judged as they are. Of an export's files the first is closed under the step's own name, others beside it.
+    """
     settings = {**judge.model_dump(), **recipe.gates[node.name].ruling(), "seed": node.config.seed}
 
-    def add(kind: str, inputs: dict[str, str | Input], where: str) -> None:
+    def add(name: str, kind: str, inputs: dict[str, str | Input], where: str, **more: Any) -> None:
         stage = table[kind]
         known = {key: value for key, value in settings.items() if key in stage.config.model_fields}
-        config = stage.config.model_validate({**known, **inputs, "kind": kind})
-        nodes[f"{node.name}.{kind}"] = _node(f"{node.name}.{kind}", stage, config, inputs, nodes, where)
+        config = stage.config.model_validate({**known, **inputs, **more, "kind": kind})
+        nodes[f"{name}.{kind}"] = _node(f"{name}.{kind}", stage, config, inputs, nodes, where)
 
-    if node.stage.makes == "model":
-        add("samples", {"model": node.name}, f"{recipe.where}: judge")
-    add("judge", judge_inputs(node, nodes), f"{recipe.where}: steps.{node.name}.gate")
+    gate = f"{recipe.where}: steps.{node.name}.gate"
+    for name, how in closed_as(node).items():
+        if node.stage.makes in SAMPLED:
+            add(name, "samples", {"model": node.name}, f"{recipe.where}: judge", **how)
+        add(name, "judge", judge_inputs(node, nodes, name), gate)
 
 
-def judge_inputs(node: Node, nodes: Mapping[str, Node]) -> dict[str, str | Input]:
+def closed_as(node: Node) -> dict[str, dict[str, str]]:
+    """Names under which a step is closed, with what its samples are told: one, or one for each exported file."""
+    if node.stage.makes != "files":
+        return {node.name: {}}
+    first, *others = node.config.model_dump()["formats"]
+    return {node.name: {"format": first}, **{f"{node.name}.{name}": {"format": name} for name in others}}
+
+
+def judge_inputs(node: Node, nodes: Mapping[str, Node], name: str | None = None) -> dict[str, str | Input]:
     """What a step's judge reads: samples or rows, samples and verdicts of the step before, and the training rows."""
-    judged = f"{node.name}.samples" if node.stage.makes == "model" else node.name
+    judged = f"{name or node.name}.samples" if node.stage.makes in SAMPLED else node.name
     before = node.inputs.get("model")
     compared = {"before": f"{before}.samples", "previous": f"{before}.judge"} if isinstance(before, str) else {}
     return {"judged": judged, **compared, **_training(node, nodes)}

@@ -35,7 +35,7 @@ def rebuilt(nodes: Sequence[Node], step: str, kept: str) -> list[Node]:
         if node.name == node.step:
             inputs = {field: kept if value == step else value for field, value in inputs.items()}
         elif "judged" in inputs:
-            inputs = judge_inputs(made[node.step], made)
+            inputs = judge_inputs(made[node.step], made, node.name.removesuffix(".judge"))
         named = [value for value in inputs.values() if isinstance(value, str)]
         same = inputs == node.inputs and all(made[name] is old[name] for name in named)
         made[node.name] = node if same else named_node(node.name, node.stage, node.config, inputs, made)

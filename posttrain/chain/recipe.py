@@ -202,6 +202,8 @@ def _step(
     values = {**shared, **{key: value for key, value in raw.items() if key != "gate"}}
     if judge is not None and "hold_out" in config.model_fields:
         values.setdefault("hold_out", str(judge.prompts))  # what is judged on is never trained on
+    if judge is not None and "measured_on" in config.model_fields:
+        values.setdefault("measured_on", str(judge.prompts))
     if judge is not None and "judge" in config.model_fields:
         values.setdefault("judge", judge)  # a step takes what its own `judge` has fields for
     return _checked(config, values, f"{where}: steps.{name}", beside=("gate",))
@@ -244,7 +246,7 @@ def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[st
 
 def _steps_of(table: Mapping[str, Stage]) -> list[Stage]:
     """What a recipe may name; samples and verdicts come by themselves."""
-    return [stage for stage in table.values() if stage.makes in ("model", "rows", "pairs")]
+    return [stage for stage in table.values() if stage.makes not in ("samples", "verdicts")]
 
 
 def json_schema(table: Mapping[str, Stage]) -> dict[str, Any]:

@@ -44,11 +44,11 @@ def rejudge(
 
 def _needed(recipe: Recipe, nodes: Sequence[Node], step: str | None) -> list[Node]:
     """All nodes, or those that the verdict of one step rests on."""
-    judges = {node.step: node.name for node in nodes if node.stage.makes == "verdicts"}
+    judges = {node.name: node.step for node in nodes if node.stage.makes == "verdicts"}
     if step is None:
         return list(nodes)
-    check_steps(judges, [step], f"{recipe.where}: --step")
-    needed = {judges[step]}
+    check_steps(dict.fromkeys(judges.values()), [step], f"{recipe.where}: --step")
+    needed = {name for name, of in judges.items() if of == step}
     for node in reversed(nodes):
         if node.name in needed:
             needed |= {value for value in node.inputs.values() if isinstance(value, str)}

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from posttrain.chain.paths import InputPath as InputPath
 
-Makes = Literal["model", "rows", "pairs", "samples", "verdicts"]
+Makes = Literal["model", "rows", "pairs", "files", "samples", "verdicts"]
 Test = Literal["superior", "non_inferior"]
 Metrics = dict[str, Any]  # JSON types; "summary" is the one line people read
 

@@ -57,6 +57,10 @@ class LlamaCpp:
         prompt = self._ask("POST", "/apply-template", messages=messages)["prompt"]
         return self._cut(prompt, add_special=True)
 
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of ids."""
+        return str(self._ask("POST", "/detokenize", tokens=list(ids))["content"])
+
     def score(self, prompt: Sequence[int], answer: Sequence[int], top: int) -> list[Scored]:
         """One request a token: it is made to choose the answer's token and says how likely that was."""
         scored = []

@@ -57,6 +57,10 @@ class OnnxRuntime:
         """Ids of a conversation by the directory's chat template; none at all without one."""
         return self.encode(self._template.render(messages))
 
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of ids, control tokens too."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
     def score(self, prompt: Sequence[int], answer: Sequence[int], top: int) -> list[Scored]:
         """One pass of the prefill graph; log-probabilities in fp64 of its logits."""
         import numpy as np

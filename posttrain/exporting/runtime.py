@@ -1,4 +1,4 @@
-"""What a runtime must do so that an exported file can be measured in it: cut text, render chats, score, complete.
+"""What a runtime must do so that an exported file can be measured in it: texts and ids, chats, scores, completions.
 
 Each is a context manager and reads everything from the file: tokenizer, chat template, stop tokens, precision.
 """
@@ -38,6 +38,10 @@ class Runtime(Protocol):
 
     def render(self, messages: list[dict[str, str]]) -> list[int]:
         """Ids of a conversation by the file's chat template, up to where the answer begins."""
+        ...
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of ids by the file's own tokenizer, control tokens left out where its runtime shows none."""
         ...
 
     def score(self, prompt: Sequence[int], answer: Sequence[int], top: int) -> list[Scored]:

@@ -55,6 +55,10 @@ class TransformersRuntime:
         prompt = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         return self.encode(prompt)
 
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of ids, control tokens too."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
     @torch.inference_mode()
     def score(self, prompt: Sequence[int], answer: Sequence[int], top: int) -> list[Scored]:
         """One forward pass; log-probabilities in fp64 of the model's own logits."""
@@ -76,6 +80,15 @@ class TransformersRuntime:
             self._complete(prompt, min(max_new_tokens, self._context - len(prompt)), temperature, seed)
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
+
+    def complete_block(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, seed: int
+    ) -> list[Decoded]:
+        """All prompts at once, with one seed: much faster where only the texts are wanted. Without times."""
+        room = self._context - max(map(len, prompts))
+        generator = torch.Generator().manual_seed(seed)
+        made = decode(self._model, prompts, self._stops, min(max_new_tokens, room), temperature, generator)
+        return [Decoded(ids[:-1] if ids[-1] in self._stops else ids, ids[-1] in self._stops, 0.0, 0.0) for ids in made]
 
     def _complete(self, prompt: Sequence[int], max_new_tokens: int, temperature: float, seed: int) -> Decoded:
         starts: list[float] = []  # of each step

@@ -10,12 +10,15 @@ from posttrain.chain.stage import InputPath, Metrics, Stage, StageContext, StepC
 from posttrain.rows import Row, read_rows, write_rows
 from posttrain.stages.held_out import reference_losses
 
+TEMPLATE = 64  # tokens that a chat template puts round a request, and some more
+
 
 class SamplesConfig(StepConfig):
     """The sampling part of a recipe's `judge:`."""
 
     kind: Literal["samples"]
     model: str | None
+    format: str | None = Field(None, description="of an export: its file answers, in its own runtime")
     prompts: InputPath
     limit: int | None = None
     samples: int = 2
@@ -27,8 +30,11 @@ class SamplesConfig(StepConfig):
 def run(config: SamplesConfig, ctx: StageContext) -> Metrics:
     """completions.jsonl: id, sample, prompt, text, stopped, tokens; ordered by prompt, then sample.
 
-    Beside it held_out.jsonl (see `reference_losses`) and control.jsonl, the control strings of the model's tokenizer.
+    Beside it held_out.jsonl (see `reference_losses`) and control.jsonl, the control strings of the model's tokenizer;
+    of an exported file neither: its record has more.
     """
+    if config.format is not None:
+        return _of_file(config, config.format, ctx)
     from posttrain.engines.transformers_engine import Prompt, Sampling, sample
     from posttrain.lm.chat import ChatFormat
     from posttrain.lm.device import device
@@ -64,6 +70,38 @@ def run(config: SamplesConfig, ctx: StageContext) -> Metrics:
     return {**_metrics(made, seconds), "held_out": _held_out(losses)}
 
 
+def _of_file(config: SamplesConfig, name: str, ctx: StageContext) -> Metrics:
+    """The same prompts, asked of an exported file."""
+    from posttrain.exporting.sampling import Asked, FileSampling, sample_file
+    from posttrain.stages.export import threads
+
+    folder, rows = ctx.inputs["model"].path / name, read_rows(config.prompts)[: config.limit]
+    asked = [
+        Asked(f"{row['id']}/{i}", [{"role": "user", "content": row["prompt"]}])
+        for row in rows
+        for i in range(config.samples)
+    ]
+    longest = max(len(row["prompt"]) for row in rows)  # characters, of which no tokenizer here makes more tokens
+    how = FileSampling(
+        config.max_new_tokens, config.temperature, config.seed, config.block_size,
+        config.max_new_tokens + longest + TEMPLATE, threads(folder, name),
+    )  # fmt: skip
+    started = time.perf_counter()
+    with ctx.progress(len(asked), "completions") as tick:
+
+        def report(done: int, tokens: int) -> None:
+            tick(done, f"{tokens / (time.perf_counter() - started):,.0f} tokens/s")
+
+        found = sample_file(name, folder, asked, how, ctx.work / "blocks", report)
+    made = [
+        {**found[f"{row['id']}/{i}"], "id": row["id"], "sample": i, "prompt": row["prompt"]}
+        for row in rows
+        for i in range(config.samples)
+    ]
+    write_rows(ctx.out / "completions.jsonl", made)
+    return _metrics(made, time.perf_counter() - started)
+
+
 def _held_out(losses: list[Row]) -> dict[str, Any]:
     """Means over the references, nats a token; None where there is none."""
     nats = [row["nats"] / row["tokens"] for row in losses]
@@ -93,10 +131,11 @@ SAMPLES = Stage(
     version=3,
     config=SamplesConfig,
     makes="samples",
-    inputs={"model": frozenset({"model"})},
+    inputs={"model": frozenset({"model", "files"})},
     run=run,
     sources=(
         "posttrain/stages/samples.py",
+        "posttrain/exporting",
         "posttrain/stages/held_out.py",
         "posttrain/engines",
         "posttrain/lm/chat.py",

@@ -8,7 +8,6 @@ same, from the left. Pairs whose answers are the same tokens teach nothing and a
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from os.path import commonprefix
 from typing import Any, NamedTuple
 
 from posttrain.errors import PosttrainError
@@ -53,7 +52,7 @@ def token_pairs(
             counts[EQUAL] += 1
             continue
         if mask_start:
-            shared = len(commonprefix([chosen, rejected]))
+            shared = next(at for at, (one, other) in enumerate(zip(chosen, rejected, strict=False)) if one != other)
             prompt, chosen, rejected = prompt + chosen[:shared], chosen[shared:], rejected[shared:]
         fitting = _fitting(prompt, max(len(chosen), len(rejected)), max_length, cut_prompt, counts)
         if fitting is not None:

@@ -1,0 +1,292 @@
+"""export: the model as files that people run, each measured by itself in the runtime that they will have.
+
+export: {kind: export, model: sft, formats: [gguf-q8_0, onnx-int8]}
+
+The artifact holds a directory a format. What a file lost stands in the record beside the fp32 model it was made from.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, field_validator
+
+from posttrain.chain.stage import Config, InputPath, Metrics, Stage, StageContext, StepConfig
+from posttrain.errors import PosttrainError
+from posttrain.rows import Row, read_rows
+
+if TYPE_CHECKING:
+    from posttrain.exporting.compare import Figures
+    from posttrain.exporting.measure import Corpus, Measured
+
+MB = 1e6
+TEXTS = (  # beside the references: what tokenizers are known to cut in different ways
+    "Caf\u00e9 na\u00efve \u2014 \u201cquotes\u201d \u2026 \u65e5\u672c\u8a9e \U0001f600",
+    "12345 3.14159 v2\n\n\tdef f(x): return x**2  # {}",
+    "I'll we've  don't ",
+)
+TOP = 64  # likeliest ids of each scored token: enough for a tight bound of the KL, and small enough to be sent
+
+
+class LimitsConfig(Config):
+    """What a file may lose and still count as the same model; beyond it the step is an error."""
+
+    d_nll_share: float = Field(0.005, gt=0, description="of the held-out loss that a file may add")
+    kl: float = Field(0.01, gt=0, description="mean KL(fp32 || file) in nats")
+    top1_clear: float = Field(0.98, ge=0, le=1, description="same likeliest token where fp32 leads by 0.1 nat and more")
+    tokenizer: float = Field(1.0, ge=0, le=1, description="texts and conversations with the same ids")
+
+
+class ExportConfig(StepConfig):
+    """Files of one model. The first of `formats` is the one that the report names first."""
+
+    kind: Literal["export"]
+    model: str = Field(description="a step, a directory or a hub id")
+    formats: tuple[str, ...] = Field(("gguf-q8_0",), min_length=1)
+    name: str = Field("model", description="of the files")
+    measured_on: InputPath | None = Field(None, description="rows {prompt, reference}; the judge's prompts by default")
+    rows: int = Field(40, ge=2, description="references that are scored")
+    completions: int = Field(20, ge=1, description="prompts completed greedily, which speed is measured on")
+    new_tokens: int = Field(64, ge=2, description="of each greedy completion")
+    limits: LimitsConfig = LimitsConfig()
+
+    @field_validator("formats")
+    @classmethod
+    def _known(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
+        from posttrain.exporting.formats import EXPORTS
+
+        for name in formats:
+            if name not in EXPORTS:
+                raise ValueError(f"{', '.join(EXPORTS)} are allowed, found '{name}'. Correct that one")
+        if len(set(formats)) < len(formats):
+            raise ValueError("each format once is allowed. Delete the second")
+        return formats
+
+    @field_validator("name")
+    @classmethod
+    def _a_file_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ValueError("letters, digits, '.', '_' and '-' are allowed in a file name. Write another one")
+        return name
+
+
+def check(config: ExportConfig, where: str) -> None:
+    """Refuse an export of which nothing could be measured, before anything runs."""
+    references(config, where)
+
+
+def references(config: ExportConfig, where: str) -> list[Row]:
+    """The rows that are scored."""
+    if config.measured_on is None:
+        raise PosttrainError(
+            f"{where}.measured_on: found nothing; a file of rows with 'prompt' and 'reference' is needed. Name one, or "
+            "add 'judge:' to the recipe, whose prompts are then taken."
+        )
+    told = [row for row in read_rows(config.measured_on) if str(row.get("reference") or "").strip()][: config.rows]
+    if len(told) < 2:
+        raise PosttrainError(
+            f"{where}.measured_on: {config.measured_on} has {len(told)} rows with a 'reference'; at least 2 are needed "
+            "to measure what a file loses. Name another file."
+        )
+    return told
+
+
+def run(config: ExportConfig, ctx: StageContext) -> Metrics:
+    """A directory a format, and for each of them what it takes, how fast it is and what it lost."""
+    from posttrain.exporting.compare import compare, tuned_kl
+    from posttrain.exporting.formats import REFERENCE, write_format
+    from posttrain.hub.fetch import local_directory
+
+    source = local_directory(ctx.inputs["model"])
+    corpus, base = corpus_of(config, source), _untuned(source)
+    facts: dict[str, Metrics] = {}
+    found: dict[str, Measured] = {}
+    with ctx.progress(1 + 2 * len(config.formats) + (base is not None), "files") as tick:
+        done = 0
+
+        def step(note: str) -> None:
+            nonlocal done
+            done += 1
+            tick(done, note)
+
+        found[REFERENCE] = _measured(REFERENCE, source, corpus, config, ctx)
+        step("fp32 measured")
+        before = None
+        if base is not None:
+            before = _measured(REFERENCE, base, corpus._replace(prompts=corpus.prompts[:1]), config, ctx, "base")
+            step("base measured")
+        for name in config.formats:
+            facts[name] = write_format(name, source, ctx.out / name, config.name) if not _there(ctx, name) else {}
+            step(f"{name} written")
+            found[name] = _measured(name, ctx.out / name, corpus, config, ctx)
+            step(f"{name} measured")
+    reference = found[REFERENCE]
+    figures = {name: compare(reference, found[name]) for name in config.formats}
+    tuned = {name: None if before is None else round(tuned_kl(before, one), 6) for name, one in found.items()}
+    rows = {name: {**_sizes(one), "tuned_kl": tuned[name]} for name, one in found.items()}
+    for name, one in figures.items():
+        rows[name] |= _losses(one) | {"facts": facts[name]}
+        _check(config, name, one)
+    return {
+        "summary": "; ".join(_told(name, rows[name]) for name in config.formats),
+        "formats": rows,
+        "threads": threads(source, REFERENCE),
+        "scored_tokens": sum(len(row.tokens) for row in reference.rows),
+    }
+
+
+def threads(folder: Path, name: str) -> int:
+    """One for a small model, whose matrices are too small to share; else what the chain itself may use."""
+    from posttrain.engines.transformers_engine import SMALL
+    from posttrain.exporting.formats import format_of
+
+    if format_of(name).size(folder) < SMALL:  # bytes: of 8 bits a parameter, or more
+        return 1
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() and int(given) else len(os.sched_getaffinity(0))
+
+
+def corpus_of(config: ExportConfig, source: Path) -> "Corpus":
+    """References under their prompts, by the tokenizer and the chat template of the model (plain without one)."""
+    from posttrain.exporting.measure import Corpus
+    from posttrain.exporting.measure import Row as Scored
+    from posttrain.lm.models import load_tokenizer
+
+    tokenizer = load_tokenizer(source)
+    told = references(config, "export")
+    chats = tokenizer.chat_template is not None
+    asked = [[{"role": "user", "content": str(row["prompt"])}] for row in told]
+
+    def ids(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False))
+
+    def prompt(chat: list[dict[str, str]]) -> list[int]:
+        if not chats:
+            return ids(chat[0]["content"])
+        return ids(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
+
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    prompts = [prompt(chat) for chat in asked]
+    rows = [
+        Scored(str(row["id"]), before, [*ids(row["reference"]), *end])
+        for row, before in zip(told, prompts, strict=True)
+    ]
+    texts = [str(row["reference"]) for row in told] + list(TEXTS)
+    return Corpus(rows, texts, asked if chats else [], prompts[: config.completions])
+
+
+def _untuned(source: Path) -> Path | None:
+    """The model below all adapters; None where there is none."""
+    from posttrain.lm.models import ADAPTER, base_of
+
+    path = source
+    while (path / ADAPTER).is_file():
+        path = base_of(path)
+    return None if path == source else path
+
+
+def _there(ctx: StageContext, name: str) -> bool:
+    """A directory of an earlier, killed run: it is whole, or it would not be there."""
+    return (ctx.out / name).is_dir()
+
+
+def _measured(
+    name: str, path: Path, corpus: "Corpus", config: ExportConfig, ctx: StageContext, kept: str | None = None
+) -> "Measured":
+    """Measured once, also by a run that is killed in between."""
+    from pydantic import TypeAdapter
+
+    from posttrain.exporting.formats import REFERENCE
+    from posttrain.exporting.measure import Measured, measure
+    from posttrain.hub.fetch import local_directory
+
+    file, adapter = ctx.work / f"measured-{kept or name}.json", TypeAdapter(Measured)
+    if file.is_file():
+        return adapter.validate_json(file.read_bytes())
+    count = threads(local_directory(ctx.inputs["model"]), REFERENCE)  # the same for every file of a comparison
+    found = measure(name, path, corpus, threads=count, top=TOP, new_tokens=config.new_tokens)
+    temporary = file.with_suffix(".tmp")
+    temporary.write_bytes(adapter.dump_json(found))
+    temporary.replace(file)
+    return found
+
+
+def _check(config: ExportConfig, name: str, figures: "Figures") -> None:
+    """A file that is not the same model any more is no export."""
+    limits = config.limits
+    clear = 1.0 if figures.top1_clear is None else figures.top1_clear
+    beyond = [
+        said
+        for wrong, said in (
+            (figures.d_nll_share > limits.d_nll_share, f"held-out loss {figures.d_nll_share:+.2%} (d_nll_share)"),
+            (figures.kl.mean > limits.kl, f"KL {figures.kl.mean:.4f} nat (kl)"),
+            (clear < limits.top1_clear, f"the same clear choice for {clear:.1%} of tokens (top1_clear)"),
+            (figures.tokenizer < limits.tokenizer, f"the same ids for {figures.tokenizer:.1%} of texts (tokenizer)"),
+        )
+        if wrong
+    ]
+    if beyond:
+        raise PosttrainError(
+            f"export: {name} is not the model that it was made from: {', '.join(beyond)}; at most "
+            f"{limits.d_nll_share:.1%} and {limits.kl:g} nat, and at least {limits.top1_clear:.0%} and "
+            f"{limits.tokenizer:.0%} are allowed. Choose another format, or widen export.limits where that is meant."
+        )
+
+
+def _sizes(one: "Measured") -> Metrics:
+    """What a file takes, and how fast it is."""
+    return {
+        "bytes": one.size_bytes,
+        "load_seconds": round(one.load_seconds, 3),
+        "idle_mb": round(one.idle_mb, 1),
+        "peak_mb": round(one.peak_mb, 1),
+        "prefill_tokens_per_second": round(one.prefill.tokens_per_second, 1),
+        "decode_tokens_per_second": round(one.decode.tokens_per_second, 1),
+        "decode_ms": round(one.decode.milliseconds, 1),
+        "decode_tokens": one.decode.tokens,
+        "ms_per_token": round(one.decode.ms_per_token, 3),
+    }
+
+
+def _losses(figures: "Figures") -> Metrics:
+    """How far a file is from the fp32 model."""
+    from posttrain.stages.judging import figures_of
+
+    return {
+        "ratio": {key: round(value, 4) for key, value in figures.ratios._asdict().items()},
+        "nll": round(figures.nll, 5),
+        "d_nll": {key: None if v is None else round(v, 6) for key, v in figures_of(figures.d_nll).items()},
+        "d_nll_share": round(figures.d_nll_share, 6),
+        "kl": round(figures.kl.mean, 6),
+        "top1": round(figures.top1, 5),
+        "top1_clear": None if figures.top1_clear is None else round(figures.top1_clear, 5),
+        "tokenizer": round(figures.tokenizer, 5),
+        "greedy": round(figures.greedy, 4),
+    }
+
+
+def _told(name: str, row: Metrics) -> str:
+    return (
+        f"{name} {row['bytes'] / MB:.1f} MB ({row['ratio']['size']:.2f} of fp32), held-out loss "
+        f"{row['d_nll_share']:+.2%}, {row['ratio']['decode']:.1f} times as fast"
+    )
+
+
+EXPORT = Stage(
+    kind="export",
+    version=1,
+    config=ExportConfig,
+    makes="files",
+    inputs={"model": frozenset({"model"})},
+    run=run,
+    sources=(
+        "posttrain/stages/export.py",
+        "posttrain/exporting",
+        "posttrain/lm/gguf.py",
+        "posttrain/lm/gguf_vocabulary.py",
+    ),
+    outside=frozenset({"model"}),
+    check=check,
+    test="non_inferior",
+)
