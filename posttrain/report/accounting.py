@@ -108,9 +108,9 @@ def costs(nodes: Sequence[Named]) -> list[Cost]:
     for name, (row, _) in by_name.items():
         if "." in name:
             continue
-        parts = [by_name.get(f"{name}{part}") for part in ("", ".samples", ".judge")]
-        records = [part[1] for part in parts if part is not None]
-        beside = [None if part is None else float(part[0]["seconds"]) for part in parts[1:]]
+        parts = [part for other, part in by_name.items() if other.split(".")[0] == name]
+        records = [record for _, record in parts]
+        beside = [_seconds(parts, kind) for kind in ("samples", "judge")]
         found.append(
             Cost(
                 name,
@@ -125,6 +125,12 @@ def costs(nodes: Sequence[Named]) -> list[Cost]:
             )
         )
     return found
+
+
+def _seconds(parts: Sequence[tuple[Any, Any]], kind: str) -> float | None:
+    """Of all nodes of a kind that close a step; None where there is none."""
+    found = [float(row["seconds"]) for row, _ in parts if row["kind"] == kind]
+    return sum(found) if found else None
 
 
 def total_usd(amounts: Iterable[float | None]) -> float | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.report.accounting import costs, total_usd
+from posttrain.report.exports import COLUMNS, exports_of
 from posttrain.report.model_judge import judge_notes, remarks
 from posttrain.report.records import INVALID, Named, judge_name, sample_rows, score_text, steps_of
 from posttrain.report.wording import dollars
@@ -20,6 +21,8 @@ def report_markdown(recipe: str, nodes: Sequence[Named]) -> str:
     """The chain, the judge's axes, samples, and what every step recorded."""
     steps = steps_of(nodes)
     parts = [f"# {recipe}", "", *_chain_table(steps), "", "## Judge", "", *_judged(nodes, steps)]
+    for one in exports_of(nodes):
+        parts += ["", f"## Exported files of {one.step}", "", one.note, "", *_table([COLUMNS, *one.rows])]
     columns, rows = sample_rows(nodes, 5)
     if rows:
         parts += ["", "## Samples", ""]
@@ -33,6 +36,11 @@ def report_markdown(recipe: str, nodes: Sequence[Named]) -> str:
         parts += [f"### {step['name']} ({step['kind']})", "", f"identity `{step['identity']}`", ""]
         parts += ["```json", json.dumps(figures, indent=1, ensure_ascii=False), "```", ""]
     return "\n".join(parts) + "\n"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    head, *others = (f"| {' | '.join(row)} |" for row in rows)
+    return [head, "|" + "---|" * len(rows[0]), *others]
 
 
 def _quoted(text: str) -> str:

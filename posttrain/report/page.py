@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from posttrain.report import chain_graph, plots, wording
 from posttrain.report.accounting import costs, row_accounts
+from posttrain.report.exports import COLUMNS, exports_of
 from posttrain.report.glance import energy_note, step_lines, tiles
 from posttrain.report.lineage import lineage_of, versions_of
 from posttrain.report.model_judge import judge_notes, remarks
@@ -29,6 +30,7 @@ SECTIONS = [
     ("glance", "At a glance"),
     ("chain", "Chain"),
     ("scores", "Scores"),
+    ("files", "Files"),
     ("samples", "Samples"),
     ("losses", "Losses"),
     ("rows", "Rows"),
@@ -87,7 +89,7 @@ def page(recipe: str, nodes: Sequence[Named], prompts: Path | None, forms: Forms
         .render(
             recipe=recipe,
             made=_made(nodes),
-            sections=SECTIONS,
+            sections=[one for one in SECTIONS if one[0] != "files" or exports_of(nodes)],
             style=Markup(style),
             style_hash=_hash(style),
             script=Markup(script),
@@ -100,6 +102,8 @@ def page(recipe: str, nodes: Sequence[Named], prompts: Path | None, forms: Forms
             primary=primary,
             axes=axes,
             plots=_score_plots(nodes, judged, axes, primary),
+            exports=exports_of(nodes),
+            columns=COLUMNS,
             remarks=remarks(nodes),
             judge_notes=judge_notes(nodes),
             words=chain_graph.in_words(vertices, edges),

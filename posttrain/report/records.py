@@ -33,7 +33,7 @@ def steps_of(nodes: Sequence[Named]) -> list[dict[str, Any]]:
     for name, (row, artifact) in by_name.items():
         if "." in name:
             continue
-        parts = [by_name[part] for part in (name, f"{name}.samples", f"{name}.judge") if part in by_name]
+        parts = [part for part in nodes if part[0]["name"].split(".")[0] == name]
         verdicts = by_name.get(f"{name}.judge")
         judge = None
         if verdicts is not None:
@@ -59,7 +59,7 @@ def _beside(parts: Sequence[Named]) -> dict[str, Any]:
     """Figures of the nodes round a step: its samples, and the highest memory of any of them."""
     found: dict[str, Any] = {}
     for row, artifact in parts:
-        if row["kind"] == "samples":
+        if row["kind"] == "samples" and not found:  # of an export's files the first
             found["samples"] = {key: value for key, value in artifact.record["metrics"].items() if key != "summary"}
     return {**found, "peak_memory_mb": max(artifact.record["provenance"]["peak_memory_mb"] for _, artifact in parts)}
 
@@ -85,7 +85,7 @@ def sample_rows(
     nodes: Sequence[Named], count: int, steps: Sequence[str] | None = None
 ) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of completions side by side: the prompt, then each sampled step (of `steps`) in chain order."""
-    made = [(row["name"].split(".")[0], artifact) for row, artifact in nodes if row["kind"] == "samples"]
+    made = [(row["name"].removesuffix(".samples"), artifact) for row, artifact in nodes if row["kind"] == "samples"]
     sampled = [(name, artifact) for name, artifact in made if steps is None or name in steps]
     if not sampled:
         return [], []

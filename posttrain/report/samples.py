@@ -71,7 +71,7 @@ class Shown:
 def shown_prompts(nodes: Sequence[Named], count: int, prompts: Path | None, forms: Forms) -> list[Shown]:
     """The first `count` prompts that every sampled step has answered: chosen by order, never by score."""
     by_name = {row["name"]: artifact for row, artifact in nodes}
-    steps = [row["name"].split(".")[0] for row, _ in nodes if row["kind"] == "samples"]
+    steps = [row["name"].removesuffix(".samples") for row, _ in nodes if row["kind"] == "samples"]
     if not steps:
         return []
     texts = {step: _first_samples(by_name[f"{step}.samples"].path / "completions.jsonl") for step in steps}

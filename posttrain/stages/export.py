@@ -251,12 +251,11 @@ def _sizes(one: "Measured") -> Metrics:
 
 def _losses(figures: "Figures") -> Metrics:
     """How far a file is from the fp32 model."""
-    from posttrain.stages.judging import figures_of
-
+    change = figures.d_nll
     return {
         "ratio": {key: round(value, 4) for key, value in figures.ratios._asdict().items()},
         "nll": round(figures.nll, 5),
-        "d_nll": {key: None if v is None else round(v, 6) for key, v in figures_of(figures.d_nll).items()},
+        "d_nll": {"score": round(change.mean, 6), "low": round(change.low, 6), "high": round(change.high, 6)},
         "d_nll_share": round(figures.d_nll_share, 6),
         "kl": round(figures.kl.mean, 6),
         "top1": round(figures.top1, 5),
