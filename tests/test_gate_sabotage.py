@@ -80,3 +80,28 @@ def test_the_earlier_model_is_handed_on_in_its_place(recipe: Path) -> None:
     code, steps, said = run("sft", recipe, "sft.gate.on_fail=keep_previous")
     assert code == 0 and steps["sft"]["kept"] == "base" and steps["sft"]["judge"]["verdict"] == "FAIL"
     assert "The model of base is handed on in its place (gate: on_fail: keep_previous)." in said
+
+
+PREFERENCES = """
+name: turned
+seed: 7
+judge: {prompts: eval/prompts/tinystories.jsonl, samples: 1, max_new_tokens: 250}
+steps:
+  base: {kind: base, model: models/storyteller-1m}
+  generate: {kind: generate, rows: 1500, test_size: 60}
+  sft: {kind: sft, model: base, data: generate}
+  asked: {kind: generate, rows: 500, skip: 2000}
+  pairs: {kind: pairs, model: sft, prompts: asked, axis: instruct, sampling: {max_new_tokens: 250}, test_size: 20}
+  dpo: {kind: dpo, model: sft, data: pairs, learning_rate: 5e-4, gate: {on_fail: keep_previous}}
+  more: {kind: sft, model: dpo, data: asked, trainer: {max_steps: 2}, gate: {on_fail: warn}}
+"""
+
+
+def test_preferences_turned_round_fail_and_the_model_before_is_kept(tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("turned") / "turned.yaml"
+    path.write_text(PREFERENCES)
+    code, steps, said = run("pairs", path)
+    assert code == 0 and steps["dpo"]["judge"]["verdict"] == "FAIL" and steps["dpo"]["kept"] == "sft"
+    assert steps["dpo"]["judge"]["changes"]["instruct"]["high"] < 0
+    assert steps["more"]["instead"] == {"model": {"named": "dpo", "used": "sft"}}
+    assert "The model of sft is handed on in its place" in said

@@ -1,0 +1,180 @@
+"""The export stage: files in their directories, their losses in the record, and no file that is another model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from chain_fakes import Quiet
+from stage_context import PROMPTS, checked, context, given, run
+
+from posttrain.chain.graph import build_graph
+from posttrain.chain.recipe import parse_recipe
+from posttrain.chain.runner import run_chain
+from posttrain.chain.store import Store
+from posttrain.errors import PosttrainError
+from posttrain.exporting.sampling import Asked, FileSampling, sample_file
+from posttrain.report.exports import COLUMNS, exports_of
+from posttrain.report.markdown import report_markdown
+from posttrain.report.page import page
+from posttrain.report.records import steps_of
+from posttrain.rows import read_rows
+from posttrain.stages import STAGES
+
+FEW: dict[str, Any] = {"measured_on": PROMPTS, "rows": 4, "completions": 2, "new_tokens": 6, "name": "tiny"}
+
+
+def exported(folder: Path, model: Path, **settings: Any) -> dict[str, Any]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return run("export", context(folder, model=given(model)), model="m", **{**FEW, **settings})
+
+
+def test_a_file_stands_in_a_directory_of_its_format_and_its_figures_in_the_record(
+    tiny_chat_model: Path, tmp_path: Path
+) -> None:
+    found = exported(tmp_path, tiny_chat_model, formats=["gguf-f16"], limits={"d_nll_share": 1})
+    assert sorted(path.name for path in (tmp_path / "out/gguf-f16").iterdir()) == [
+        "Modelfile", "llama.cpp.md", "tiny-F16.gguf"
+    ]  # fmt: skip
+    reference, file = found["formats"]["fp32"], found["formats"]["gguf-f16"]
+    assert file["bytes"] == (tmp_path / "out/gguf-f16/tiny-F16.gguf").stat().st_size
+    assert file["tokenizer"] == 1 and 0 <= file["kl"] < 1e-4 and file["top1_clear"] in (None, 1.0)
+    assert file["tuned_kl"] is reference["tuned_kl"] is None and found["threads"] == 1
+    assert "gguf-f16" in found["summary"] and file["decode_tokens"] > 0
+
+
+def test_a_killed_export_measures_and_writes_nothing_twice(
+    tiny_chat_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            "export",
+            context(tmp_path, 2, model=given(tiny_chat_model)),
+            model="m",
+            **FEW,
+            formats=["gguf-f16"],
+        )
+    file = tmp_path / "out/gguf-f16/tiny-F16.gguf"
+    before = file.stat().st_mtime_ns
+    measured = sorted((tmp_path / "out/.work").glob("measured-*.json"))
+    stamp = measured[0].stat().st_mtime_ns
+    exported(tmp_path, tiny_chat_model, formats=["gguf-f16"], limits={"d_nll_share": 1})
+    assert [path.name for path in measured] == ["measured-fp32.json"]
+    assert file.stat().st_mtime_ns == before and measured[0].stat().st_mtime_ns == stamp
+
+
+def test_a_file_that_is_another_model_is_an_error_with_its_figures(
+    tiny_chat_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from posttrain.exporting import formats
+
+    real = formats.write_format
+
+    def damaged(name: str, source: Path, out: Path, title: str) -> dict[str, Any]:
+        import torch
+
+        from posttrain.lm.models import load_model, load_tokenizer, save_model
+
+        model = load_model(source)
+        with torch.no_grad():
+            model.model.embed_tokens.weight[:300] *= 8
+        save_model(model, load_tokenizer(source), tmp_path / "damaged")
+        return real(name, tmp_path / "damaged", out, title)
+
+    monkeypatch.setattr(formats, "write_format", damaged)
+    with pytest.raises(PosttrainError, match=r"export: gguf-f16 is not the model that it was made from: held-out loss"):
+        exported(tmp_path, tiny_chat_model, formats=["gguf-f16"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"formats": ["gguf-q4"]}, "gguf-q8_0, .* are allowed, found 'gguf-q4'"),
+        ({"formats": ["gguf-f16", "gguf-f16"]}, "each format once is allowed"),
+        ({"formats": []}, "at least 1"),
+        ({"name": "../up"}, "letters, digits"),
+        ({"measured_on": None}, r"steps\.x\.measured_on: found nothing; .*or add 'judge:'"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_before_any_compute(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises((PosttrainError, ValueError), match=said):
+        checked("export", model="m", **{**FEW, **wrong})
+
+
+def test_a_file_answers_in_its_own_runtime_and_a_killed_run_goes_on(tiny_chat_model: Path, tmp_path: Path) -> None:
+    from posttrain.exporting.formats import write_format
+
+    write_format("gguf-f16", tiny_chat_model, tmp_path / "gguf-f16", "tiny")
+    asked = [Asked(f"p{at}", [{"role": "user", "content": f"Tell of {at} hens."}]) for at in range(6)]
+
+    def sampled(journal: Path, seed: int = 3, stop_after: int = 99) -> dict[str, dict[str, Any]]:
+        how = FileSampling(8, 1.0, seed, 2, 128, 1)
+
+        def tick(rows: int, tokens: int) -> None:
+            if rows >= stop_after:
+                raise KeyboardInterrupt
+
+        return sample_file("gguf-f16", tmp_path / "gguf-f16", asked, how, journal, tick)
+
+    whole = sampled(tmp_path / "a")
+    assert list(whole) == [one.id for one in asked] and all(0 < row["tokens"] <= 8 for row in whole.values())
+    with pytest.raises(KeyboardInterrupt):
+        sampled(tmp_path / "b", stop_after=2)
+    kept = (tmp_path / "b/block-00000.jsonl").stat().st_mtime_ns
+    assert sampled(tmp_path / "b") == whole and (tmp_path / "b/block-00000.jsonl").stat().st_mtime_ns == kept
+    assert sampled(tmp_path / "c", seed=4) != whole
+    (tmp_path / "gguf-f16/tiny-F16.gguf").write_bytes(b"no file")
+    with pytest.raises(PosttrainError, match=r"tiny-F16.gguf: llama.cpp cannot open it"):
+        sampled(tmp_path / "d")
+
+
+def chain(model: Path, **export: Any) -> dict[str, Any]:
+    return {
+        "name": "r",
+        "judge": {"prompts": str(PROMPTS), "limit": 4, "samples": 1, "max_new_tokens": 8},
+        "gate": {"on_fail": "warn"},
+        "steps": {
+            "base": {"kind": "base", "model": str(model)},
+            "export": {"kind": "export", "model": "base", **export},
+        },
+    }
+
+
+def test_every_file_of_an_export_is_judged_against_the_model_it_was_made_from(tiny_chat_model: Path) -> None:
+    recipe = parse_recipe(chain(tiny_chat_model, formats=["gguf-q8_0", "bnb-int8"]), "r.yaml", STAGES)
+    nodes = {node.name: node for node in build_graph(recipe, STAGES, None, str)}
+    assert [name for name in nodes if name.startswith("export")] == [
+        "export", "export.samples", "export.judge", "export.bnb-int8.samples", "export.bnb-int8.judge",
+    ]  # fmt: skip
+    for name, judge in (("gguf-q8_0", "export.judge"), ("bnb-int8", "export.bnb-int8.judge")):
+        found: Any = nodes[judge]
+        assert found.inputs["before"] == "base.samples" and found.config.test == "non_inferior"
+        sampled: Any = nodes[found.inputs["judged"]]
+        assert sampled.config.format == name and sampled.inputs == {"model": "export"}
+    assert {node.step for name, node in nodes.items() if name.startswith("export")} == {"export"}
+    config: Any = nodes["export"].config
+    assert config.measured_on == PROMPTS
+
+
+def test_a_chain_with_an_export_runs_and_its_report_has_the_table(tiny_chat_model: Path, tmp_path: Path) -> None:
+    few = {**FEW, "measured_on": str(PROMPTS), "formats": ["gguf-f16"], "limits": {"d_nll_share": 1}}
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(chain(tiny_chat_model, **few)))
+    recipe = parse_recipe(yaml.safe_load(path.read_text()), str(path), STAGES)
+    nodes = build_graph(recipe, STAGES, None, str)
+    done = run_chain(recipe, nodes, Store(tmp_path / "runs/store"), Quiet())
+    named = [({"name": one.node.name, "kind": one.node.stage.kind, "identity": one.node.identity, "cached": False,
+               "seconds": 1.0}, one.artifact) for one in done]  # fmt: skip
+    [export] = exports_of(named)
+    assert [row[0] for row in export.rows] == ["fp32", "gguf-f16"] and {len(row) for row in export.rows} == {
+        len(COLUMNS)
+    }
+    assert [step["name"] for step in steps_of(named)] == ["base", "export"]
+    judge = json.loads((done[-1].artifact.path / "artifact.json").read_text())["metrics"]["verdict"]
+    assert export.rows[1][-1].startswith(judge)
+    markdown, html = report_markdown("r", named), page("r", named, None, lambda word: [word])
+    assert "## Exported files of export" in markdown and "| gguf-f16 |" in markdown
+    assert 'id="files-h"' in html and "gguf-f16" in html
+    assert 'id="files-h"' not in page("r", named[:3], None, lambda word: [word])  # negative control
+    assert len(read_rows(done[-2].artifact.path / "completions.jsonl")) == 4
