@@ -79,7 +79,7 @@ def test_everybody_says_which_model_is_handed_on(path: Path) -> None:
     run(path, KEEP, FAILS, screen=screen)
     said = "sft: the gate says FAIL: 7.0. The model of base is handed on in its place (gate: on_fail: keep_previous)."
     assert said in screen.said
-    assert "more: takes base as its model; sft failed and is not handed on" in screen.said
+    assert "more: takes base as its model; sft did not pass and is not handed on" in screen.said
     store = Store(path.parent / "runs/store")
     rows = {row["name"]: row for row in json.loads((path.parent / "runs/fake/run.json").read_text())["nodes"]}
     assert rows["sft.judge"]["kept"] == "base"

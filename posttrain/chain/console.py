@@ -205,7 +205,7 @@ class RichScreen:
         """
         for step in models:
             model = kept.get(step, step)
-            failed = f"; {step} failed and is not handed on" if model != step else ""
+            failed = f"; {step} did not pass and is not handed on" if model != step else ""
             self.console.print(f"\n{model} lies in {folder / model}{failed}", markup=False)
         self.console.print(
             f"report: {folder / 'report.md'}; as a page with plots: posttrain report {recipe}", markup=False

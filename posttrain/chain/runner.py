@@ -83,7 +83,9 @@ def check_ready(nodes: Sequence[Node], store: Store, rerun: frozenset[str] = fro
 
 def _say_instead(node: Node, screen: Screen) -> None:
     for field, names in instead(node).items():
-        screen.say(f"{node.name}: takes {names['used']} as its {field}; {names['named']} failed and is not handed on")
+        screen.say(
+            f"{node.name}: takes {names['used']} as its {field}; {names['named']} did not pass and is not handed on"
+        )
 
 
 def obtain(
