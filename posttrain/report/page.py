@@ -80,8 +80,7 @@ def page(recipe: str, nodes: Sequence[Named], prompts: Path | None, forms: Forms
     axes = list(dict.fromkeys(axis for step in judged for axis in step["judge"]["axes"]))
     primary = judged[-1]["judge"]["primary"] if judged else ""
     shown = shown_prompts(nodes, PROMPTS, prompts, forms)
-    vertices, edges = chain_graph.chain_of(nodes)
-    spent = costs(nodes)
+    (vertices, edges), spent = chain_graph.chain_of(nodes), costs(nodes)
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return (
         _environment()
@@ -89,7 +88,7 @@ def page(recipe: str, nodes: Sequence[Named], prompts: Path | None, forms: Forms
         .render(
             recipe=recipe,
             made=_made(nodes),
-            sections=[one for one in SECTIONS if one[0] != "files" or exports_of(nodes)],
+            sections=_sections(nodes),
             style=Markup(style),
             style_hash=_hash(style),
             script=Markup(script),
@@ -125,6 +124,11 @@ def page(recipe: str, nodes: Sequence[Named], prompts: Path | None, forms: Forms
             versions=versions_of(nodes),
         )
     )
+
+
+def _sections(nodes: Sequence[Named]) -> list[tuple[str, str]]:
+    """Without the files where there are none."""
+    return [one for one in SECTIONS if one[0] != "files" or exports_of(nodes)]
 
 
 def _made(nodes: Sequence[Named]) -> str:

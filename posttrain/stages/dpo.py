@@ -1,9 +1,9 @@
 """dpo: alignment on preferences, by DPO and its relatives, against the model that the step was given."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, field_validator
+from pydantic import Field, WithJsonSchema, field_validator
 
 from posttrain.chain.stage import Metrics, Stage, StageContext
 from posttrain.errors import PosttrainError
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 FOR_BASE = "adapter_for_base"  # the adapter of the step before and this one, as one adapter of the base of both
 
 
+NAME = {"type": "string"}
+ONE_OR_MORE = {"anyOf": [NAME, {"type": "array", "items": NAME}]}  # for editors: one name needs no list
+
+
 class DPOStepConfig(TrainingConfig):
     """TRL's names. The reference is the step's own input model, in memory."""
 
@@ -26,7 +30,9 @@ class DPOStepConfig(TrainingConfig):
     data: str
     lora: LoraSettings = LoraSettings()
     full: bool = Field(False, description="train every weight instead of a LoRA")
-    loss_type: tuple[str, ...] = Field(("sigmoid",), description="TRL's names; sigmoid is DPO")
+    loss_type: Annotated[tuple[str, ...], WithJsonSchema(ONE_OR_MORE)] = Field(
+        ("sigmoid",), description="TRL's names; sigmoid is DPO"
+    )
     loss_weights: tuple[float, ...] | None = None
     beta: float = Field(0.1, gt=0, description="strength of the pull to the reference")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
