@@ -51,9 +51,8 @@ def change(after: Sequence[Mapping[str, float]], before: Sequence[Mapping[str, f
     found = cluster_bootstrap([v for part in pairs for v in part.values()], [k for part in pairs for k in part])
     means = [statistics.mean(part.values()) for part in pairs]
     clear = "" if found.low > 0 or found.high < 0 else " (not clear)"
-    return (
-        f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]{clear}, seeds {min(means):+.3f} to {max(means):+.3f}"
-    )
+    seeds = f", seeds {min(means):+.3f} to {max(means):+.3f}" if len(means) > 1 else ""
+    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]{clear}{seeds}"
 
 
 def rows(runs: Sequence[Path]) -> list[list[str]]:
