@@ -19,8 +19,9 @@ from posttrain.report.exports import COLUMNS, exports_of
 from posttrain.report.markdown import report_markdown
 from posttrain.report.page import page
 from posttrain.report.records import steps_of
-from posttrain.rows import read_rows
+from posttrain.rows import read_rows, write_rows
 from posttrain.stages import STAGES
+from posttrain.stages.export_corpus import corpus_of
 
 FEW: dict[str, Any] = {"measured_on": PROMPTS, "rows": 4, "completions": 2, "new_tokens": 6, "name": "tiny"}
 
@@ -44,6 +45,7 @@ def test_a_file_stands_in_a_directory_of_its_format_and_its_figures_in_the_recor
     assert "gguf-f16" in found["summary"] and file["decode_tokens"] > 0
 
 
+@pytest.mark.slow
 def test_a_killed_export_measures_and_writes_nothing_twice(
     tiny_chat_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,6 +66,7 @@ def test_a_killed_export_measures_and_writes_nothing_twice(
     assert file.stat().st_mtime_ns == before and measured[0].stat().st_mtime_ns == stamp
 
 
+@pytest.mark.slow
 def test_a_file_that_is_another_model_is_an_error_with_its_figures(
     tiny_chat_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +130,19 @@ def test_a_file_answers_in_its_own_runtime_and_a_killed_run_goes_on(tiny_chat_mo
     (tmp_path / "gguf-f16/tiny-F16.gguf").write_bytes(b"no file")
     with pytest.raises(PosttrainError, match=r"tiny-F16.gguf: llama.cpp cannot open it"):
         sampled(tmp_path / "d")
+
+
+def test_references_that_do_not_fit_the_context_are_left_out(tiny_chat_model: Path, tmp_path: Path) -> None:
+    rows = [{"id": f"r{at}", "prompt": "Tell me a story.", "reference": "The hen sat. " * count}
+            for at, count in enumerate((3, 300, 4))]  # fmt: skip
+    write_rows(tmp_path / "p.jsonl", rows)
+    config: Any = STAGES["export"].config.model_validate(
+        {"kind": "export", "model": "m", **FEW, "measured_on": tmp_path / "p.jsonl"}
+    )
+    assert [row.id for row in corpus_of(config, tiny_chat_model).rows] == ["r0", "r2"]
+    write_rows(tmp_path / "p.jsonl", rows[1:])
+    with pytest.raises(PosttrainError, match=r"1 references of .* fit the model's context of 512 tokens"):
+        corpus_of(config, tiny_chat_model)
 
 
 def chain(model: Path, **export: Any) -> dict[str, Any]:

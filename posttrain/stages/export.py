@@ -14,18 +14,13 @@ from pydantic import Field, field_validator
 
 from posttrain.chain.stage import Config, InputPath, Metrics, Stage, StageContext, StepConfig
 from posttrain.errors import PosttrainError
-from posttrain.rows import Row, read_rows
+from posttrain.stages.export_corpus import corpus_of, references, untuned
 
 if TYPE_CHECKING:
     from posttrain.exporting.compare import Figures
     from posttrain.exporting.measure import Corpus, Measured
 
 MB = 1e6
-TEXTS = (  # beside the references: what tokenizers are known to cut in different ways
-    "Caf\u00e9 na\u00efve \u2014 \u201cquotes\u201d \u2026 \u65e5\u672c\u8a9e \U0001f600",
-    "12345 3.14159 v2\n\n\tdef f(x): return x**2  # {}",
-    "I'll we've  don't ",
-)
 TOP = 64  # likeliest ids of each scored token: enough for a tight bound of the KL, and small enough to be sent
 
 
@@ -76,22 +71,6 @@ def check(config: ExportConfig, where: str) -> None:
     references(config, where)
 
 
-def references(config: ExportConfig, where: str) -> list[Row]:
-    """The rows that are scored."""
-    if config.measured_on is None:
-        raise PosttrainError(
-            f"{where}.measured_on: found nothing; a file of rows with 'prompt' and 'reference' is needed. Name one, or "
-            "add 'judge:' to the recipe, whose prompts are then taken."
-        )
-    told = [row for row in read_rows(config.measured_on) if str(row.get("reference") or "").strip()][: config.rows]
-    if len(told) < 2:
-        raise PosttrainError(
-            f"{where}.measured_on: {config.measured_on} has {len(told)} rows with a 'reference'; at least 2 are needed "
-            "to measure what a file loses. Name another file."
-        )
-    return told
-
-
 def run(config: ExportConfig, ctx: StageContext) -> Metrics:
     """A directory a format, and for each of them what it takes, how fast it is and what it lost."""
     from posttrain.exporting.compare import compare, tuned_kl
@@ -99,7 +78,7 @@ def run(config: ExportConfig, ctx: StageContext) -> Metrics:
     from posttrain.hub.fetch import local_directory
 
     source = local_directory(ctx.inputs["model"])
-    corpus, base = corpus_of(config, source), _untuned(source)
+    corpus, base = corpus_of(config, source), untuned(source)
     facts: dict[str, Metrics] = {}
     found: dict[str, Measured] = {}
     with ctx.progress(1 + 2 * len(config.formats) + (base is not None), "files") as tick:
@@ -145,45 +124,6 @@ def threads(folder: Path, name: str) -> int:
         return 1
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdigit() and int(given) else len(os.sched_getaffinity(0))
-
-
-def corpus_of(config: ExportConfig, source: Path) -> "Corpus":
-    """References under their prompts, by the tokenizer and the chat template of the model (plain without one)."""
-    from posttrain.exporting.measure import Corpus
-    from posttrain.exporting.measure import Row as Scored
-    from posttrain.lm.models import load_tokenizer
-
-    tokenizer = load_tokenizer(source)
-    told = references(config, "export")
-    chats = tokenizer.chat_template is not None
-    asked = [[{"role": "user", "content": str(row["prompt"])}] for row in told]
-
-    def ids(text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=False))
-
-    def prompt(chat: list[dict[str, str]]) -> list[int]:
-        if not chats:
-            return ids(chat[0]["content"])
-        return ids(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
-
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    prompts = [prompt(chat) for chat in asked]
-    rows = [
-        Scored(str(row["id"]), before, [*ids(row["reference"]), *end])
-        for row, before in zip(told, prompts, strict=True)
-    ]
-    texts = [str(row["reference"]) for row in told] + list(TEXTS)
-    return Corpus(rows, texts, asked if chats else [], prompts[: config.completions])
-
-
-def _untuned(source: Path) -> Path | None:
-    """The model below all adapters; None where there is none."""
-    from posttrain.lm.models import ADAPTER, base_of
-
-    path = source
-    while (path / ADAPTER).is_file():
-        path = base_of(path)
-    return None if path == source else path
 
 
 def _there(ctx: StageContext, name: str) -> bool:
@@ -281,6 +221,7 @@ EXPORT = Stage(
     run=run,
     sources=(
         "posttrain/stages/export.py",
+        "posttrain/stages/export_corpus.py",
         "posttrain/exporting",
         "posttrain/lm/gguf.py",
         "posttrain/lm/gguf_vocabulary.py",
