@@ -92,7 +92,14 @@ steps:
   sft: {kind: sft, model: base, data: generate}
   asked: {kind: generate, rows: 500, skip: 2000}
   pairs: {kind: pairs, model: sft, prompts: asked, axis: instruct, sampling: {max_new_tokens: 250}, test_size: 20}
-  dpo: {kind: dpo, model: sft, data: pairs, learning_rate: 5e-4, gate: {on_fail: keep_previous}}
+  dpo:
+    kind: dpo
+    model: sft
+    data: pairs
+    learning_rate: 5e-4
+    num_train_epochs: 3
+    max_chosen_drop: null
+    gate: {on_fail: keep_previous}
   more: {kind: sft, model: dpo, data: asked, trainer: {max_steps: 2}, gate: {on_fail: warn}}
 """
 
