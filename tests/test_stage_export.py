@@ -31,6 +31,7 @@ def exported(folder: Path, model: Path, **settings: Any) -> dict[str, Any]:
     return run("export", context(folder, model=given(model)), model="m", **{**FEW, **settings})
 
 
+@pytest.mark.slow
 def test_a_file_stands_in_a_directory_of_its_format_and_its_figures_in_the_record(
     tiny_chat_model: Path, tmp_path: Path
 ) -> None:
