@@ -28,7 +28,7 @@ from posttrain.exporting.formats import REFERENCE, write_format
 from posttrain.exporting.measure import Corpus, Measured, Row, measure, memory_mb
 
 ROOT = Path(__file__).parents[1]
-SHAPES = {15: (384, 6, 6, 1024, 4096), 100: (768, 12, 12, 2048, 20480)}  # width, layers, heads, MLP, vocabulary
+SHAPES = {15: (384, 8, 6, 1024, 5120), 100: (768, 12, 12, 2048, 20480)}  # width, layers, heads, MLP, vocabulary
 PROMPTS, NEW = 4, 64
 CHARACTERS = 900  # of a piece of text: some 250 tokens of a small vocabulary
 
