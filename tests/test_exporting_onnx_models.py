@@ -128,7 +128,7 @@ def test_the_runtime_scores_and_completes(written: tuple[Path, dict[str, Any]], 
         assert alone[0].ids == beside[1].ids and runtime.complete([IDS], 30, 1.0, [6])[0].ids != alone[0].ids
         greedy = runtime.complete([IDS], 5, 0.0, [0])[0].ids
         assert greedy[0] == int(runtime.prefill(IDS)[0][-1].argmax())
-        assert runtime.complete([IDS], 1000, 0.0, [0])[0].stopped or runtime._context == 512
+        assert runtime.complete([IDS], 1000, 0.0, [0])[0].stopped or runtime.context == 512
 
 
 def test_the_example_answers_as_the_runtime_does(written: tuple[Path, dict[str, Any]]) -> None:

@@ -1,6 +1,5 @@
 """A model that answers as it goes: token ids in, pieces of text out, whoever runs it."""
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -49,8 +48,10 @@ def open_speaker(path: Path) -> Iterator[Speaker]:
     if path.is_file():
         from posttrain.chatting.llamacpp_answers import LlamaCppSpeaker
         from posttrain.engines.llamacpp_engine import serve
+        from posttrain.engines.threads import threads_for
 
-        with serve(path, context=LlamaCppSpeaker.CONTEXT, threads=os.cpu_count() or 1) as running:
+        threads = threads_for(path.stat().st_size)
+        with serve(path, context=LlamaCppSpeaker.CONTEXT, threads=threads) as running:
             yield LlamaCppSpeaker(path, running)
     else:
         yield TransformersSpeaker(path)

@@ -1,7 +1,6 @@
 """An OpenAI-compatible server of a step's model by an existing engine: llama.cpp's, or vLLM's. Never our own."""
 
 import json
-import os
 import shlex
 import shutil
 import socket
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from posttrain.engines.llamacpp_engine import serve
+from posttrain.engines.threads import threads_for
 from posttrain.errors import PosttrainError
 
 CONTEXT = 4096  # tokens a request at most; less where the model was trained on less
@@ -67,11 +67,16 @@ def serve_llamacpp(wanted: Wanted, dry_run: bool, as_json: bool) -> None:
     if dry_run:
         name = wanted.name if path.is_dir() else path
         return print(f"llama.cpp would serve {name} at http://{address.host}:{address.port}/v1")
-    threads = os.cpu_count() or 1
     try:
         with (
             as_gguf(path, wanted.name) as file,
-            serve(file, context=CONTEXT, threads=threads, host=address.host, port=address.port) as running,
+            serve(
+                file,
+                context=CONTEXT,
+                threads=threads_for(file.stat().st_size),
+                host=address.host,
+                port=address.port,
+            ) as running,
         ):
             _say(f"llama.cpp serves {file}")
             _tell(f"{running.base_url}/v1", file.stem, address.host, as_json)

@@ -16,13 +16,13 @@ import xllamacpp
 
 from posttrain.engines.llamacpp_engine import server_parameters
 from posttrain.errors import PosttrainError
-from posttrain.exporting.runtime import Decoded, Scored
+from posttrain.exporting.runtime import Decoded, Runtime, Scored
 
 SURE = 1e9  # added to a token's logit, it makes a runtime choose that token; log-probabilities are taken before it
 PLAIN = {"samplers": ["temperature"], "return_tokens": True}  # no top-k, top-p, min-p, no penalties
 
 
-class LlamaCpp:
+class LlamaCpp(Runtime):
     """An open GGUF file. `context` is tokens a row; `cache` "f32" attends as transformers does in fp32."""
 
     def __init__(self, path: Path, *, threads: int, context: int, cache: Literal["f16", "f32"] = "f16") -> None:
@@ -36,7 +36,7 @@ class LlamaCpp:
         self._path = path
         self._line = HTTPConnection(self._server.listening_address.removeprefix("http://"))
         meta = self._ask("GET", "/v1/models")["data"][0]["meta"]
-        self._rows, self._context = int(meta["n_vocab"]), min(context, int(meta["n_ctx_train"]))
+        self._rows, self.context = int(meta["n_vocab"]), min(context, int(meta["n_ctx_train"]))
         self._letter = self.encode("a")[-1]
 
     def __enter__(self) -> Self:
@@ -80,26 +80,21 @@ class LlamaCpp:
             scored.append(Scored(logprob, tuple(logprobs.items())))
         return scored
 
-    def complete(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, seeds: Sequence[int]
-    ) -> list[Decoded]:
-        """One prompt after the other, times as llama.cpp itself takes them."""
-        made = []
-        for prompt, seed in zip(prompts, seeds, strict=True):
-            said = self._ask(
-                "POST",
-                "/completion",
-                prompt=list(prompt),
-                n_predict=min(max_new_tokens, self._context - len(prompt)),
-                temperature=temperature,
-                seed=seed,
-                cache_prompt=False,
-                **PLAIN,
-            )
-            times, stopped = said["timings"], said["stop_type"] == "eos"
-            ids = said["tokens"][:-1] if stopped and len(said["tokens"]) == said["tokens_predicted"] else said["tokens"]
-            made.append(Decoded(ids, stopped, times["prompt_ms"] / 1000, times["predicted_ms"] / 1000))
-        return made
+    def complete_one(self, prompt: Sequence[int], max_new_tokens: int, temperature: float, seed: int) -> Decoded:
+        """Times as llama.cpp itself takes them."""
+        said = self._ask(
+            "POST",
+            "/completion",
+            prompt=list(prompt),
+            n_predict=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            cache_prompt=False,
+            **PLAIN,
+        )
+        times, stopped = said["timings"], said["stop_type"] == "eos"
+        ids = said["tokens"][:-1] if stopped and len(said["tokens"]) == said["tokens_predicted"] else said["tokens"]
+        return Decoded(ids, stopped, times["prompt_ms"] / 1000, times["predicted_ms"] / 1000)
 
     def _cut(self, text: str, add_special: bool) -> list[int]:
         body = {"content": text, "add_special": add_special, "parse_special": True}

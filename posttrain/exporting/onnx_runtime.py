@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from posttrain.errors import PosttrainError
-from posttrain.exporting.runtime import Decoded, Scored
+from posttrain.exporting.runtime import Decoded, Runtime, Scored
 from posttrain.exporting.template import FileTemplate
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FILES = ("prefill.onnx", "decode.onnx", "tokenizer.json", "tokenizer_config.json", "config.json")
 
 
-class OnnxRuntime:
+class OnnxRuntime(Runtime):
     """`prefill.onnx` and `decode.onnx` of a directory on the CPU, with `threads` threads."""
 
     def __init__(self, path: Path, *, threads: int) -> None:
@@ -37,7 +37,7 @@ class OnnxRuntime:
         self._past = [value.name for value in self._decode.get_inputs()][2:]
         self._tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
         self._template = FileTemplate(path)
-        self._context = int(_json(path / "config.json")["max_position_embeddings"])
+        self.context = int(_json(path / "config.json")["max_position_embeddings"])
         self._stops = _stops(path)
 
     def __enter__(self) -> Self:
@@ -73,21 +73,12 @@ class OnnxRuntime:
             for row, token, best in zip(logprobs, answer, likeliest, strict=True)
         ]
 
-    def complete(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, seeds: Sequence[int]
-    ) -> list[Decoded]:
-        """One prompt after the other."""
-        return [
-            self._complete(prompt, min(max_new_tokens, self._context - len(prompt)), temperature, seed)
-            for prompt, seed in zip(prompts, seeds, strict=True)
-        ]
-
     def prefill(self, ids: Sequence[int]) -> tuple["Logits", list[Any]]:
         """Logits [tokens, vocabulary] of a row and its cache: keys and values [1, heads, tokens, width] a layer."""
         import numpy as np
 
-        if not 0 < len(ids) <= self._context:
-            raise PosttrainError(f"a row of {len(ids)} tokens; 1 to {self._context} are allowed. Shorten or fill it.")
+        if not 0 < len(ids) <= self.context:
+            raise PosttrainError(f"a row of {len(ids)} tokens; 1 to {self.context} are allowed. Shorten or fill it.")
         feed = {"input_ids": np.array([ids]), "position_ids": np.arange(len(ids))[None]}
         logits, *past = self._prefill.run(None, feed)
         return logits[0], past
@@ -100,7 +91,7 @@ class OnnxRuntime:
         logits, *past = self._decode.run(None, {**feed, **dict(zip(self._past, past, strict=True))})
         return logits[0, -1], past
 
-    def _complete(self, prompt: Sequence[int], max_new_tokens: int, temperature: float, seed: int) -> Decoded:
+    def complete_one(self, prompt: Sequence[int], max_new_tokens: int, temperature: float, seed: int) -> Decoded:
         import numpy as np
 
         generator = np.random.default_rng(seed)

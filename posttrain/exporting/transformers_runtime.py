@@ -16,12 +16,12 @@ from transformers import AutoModelForCausalLM
 
 from posttrain.engines.decoding import decode
 from posttrain.errors import PosttrainError
-from posttrain.exporting.runtime import Decoded, Scored
+from posttrain.exporting.runtime import Decoded, Runtime, Scored
 from posttrain.lm.models import load_model, load_tokenizer
 from posttrain.lm.quiet import quiet_libraries
 
 
-class TransformersRuntime:
+class TransformersRuntime(Runtime):
     """An open model directory on the CPU. Threads are torch's, for the whole process."""
 
     def __init__(self, path: Path, *, threads: int, merged: bool) -> None:
@@ -33,7 +33,7 @@ class TransformersRuntime:
         stops = self._model.generation_config.eos_token_id
         stops = self._tokenizer.eos_token_id if stops is None else stops
         self._stops = frozenset(stops if isinstance(stops, list) else [] if stops is None else [stops])
-        self._context = int(self._model.config.get_text_config().max_position_embeddings)
+        self.context = int(self._model.config.get_text_config().max_position_embeddings)
 
     def __enter__(self) -> Self:
         return self
@@ -72,25 +72,17 @@ class TransformersRuntime:
             Scored(logprob, tuple(zip(*pair, strict=True))) for logprob, pair in zip(own.tolist(), tops, strict=True)
         ]
 
-    def complete(
+    def complete_block(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, seeds: Sequence[int]
     ) -> list[Decoded]:
-        """One prompt after the other."""
-        return [
-            self._complete(prompt, min(max_new_tokens, self._context - len(prompt)), temperature, seed)
-            for prompt, seed in zip(prompts, seeds, strict=True)
-        ]
+        """All prompts at once, with the first seed: much faster. Without times."""
+        room = self.room(max(prompts, key=len), max_new_tokens)
+        generator = torch.Generator().manual_seed(seeds[0])
+        made = decode(self._model, prompts, self._stops, room, temperature, generator)
+        return [Decoded(*self._without_stop(ids), 0.0, 0.0) for ids in made]
 
-    def complete_block(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, seed: int
-    ) -> list[Decoded]:
-        """All prompts at once, with one seed: much faster where only the texts are wanted. Without times."""
-        room = self._context - max(map(len, prompts))
-        generator = torch.Generator().manual_seed(seed)
-        made = decode(self._model, prompts, self._stops, min(max_new_tokens, room), temperature, generator)
-        return [Decoded(ids[:-1] if ids[-1] in self._stops else ids, ids[-1] in self._stops, 0.0, 0.0) for ids in made]
-
-    def _complete(self, prompt: Sequence[int], max_new_tokens: int, temperature: float, seed: int) -> Decoded:
+    def complete_one(self, prompt: Sequence[int], max_new_tokens: int, temperature: float, seed: int) -> Decoded:
+        """By the chain's own decoding, token by token."""
         starts: list[float] = []  # of each step
 
         def never() -> bool:
@@ -101,8 +93,10 @@ class TransformersRuntime:
         [ids] = decode(self._model, [prompt], self._stops, max_new_tokens, temperature, generator, never)
         end = perf_counter()
         first = starts[1] if len(starts) > 1 else end
-        stopped = ids[-1] in self._stops
-        return Decoded(ids[:-1] if stopped else ids, stopped, first - starts[0], end - first)
+        return Decoded(*self._without_stop(ids), first - starts[0], end - first)
+
+    def _without_stop(self, ids: list[int]) -> tuple[list[int], bool]:
+        return (ids[:-1], True) if ids[-1] in self._stops else (ids, False)
 
 
 def _load_as_saved(path: Path) -> Any:
