@@ -12,9 +12,11 @@ from conftest import SHARED
 from exporting_corpus import STORYTELLER, TEXTS, corpus_of, here
 from torch import nn
 
+from eval.statistics import Interval
 from posttrain.errors import PosttrainError
-from posttrain.exporting.compare import Limits, compare, divergence, losses, tuned_kl
+from posttrain.exporting.compare import compare, divergence, tuned_kl
 from posttrain.exporting.gguf_file import write
+from posttrain.exporting.limits import Limits, losses
 from posttrain.exporting.measure import Corpus, Measured, Row, ScoredRow
 from posttrain.exporting.runtime import Scored
 from posttrain.lm import gguf
@@ -134,21 +136,18 @@ def real_stories(model_dir: Path, rows: int, characters: int, tokens: int) -> Co
     return Corpus(scored_rows, list(TEXTS), [], [row.prompt for row in scored_rows[:2]])
 
 
-def test_a_healthy_8_bit_file_is_within_the_limits_of_few_tokens(stories260k: Path, tmp_path: Path) -> None:
+def test_a_healthy_8_bit_file_is_within_the_limits(stories260k: Path, tmp_path: Path) -> None:
     real = real_stories(stories260k, rows=8, characters=500, tokens=102)
     figures = compare(here("fp32", stories260k, real), exported(stories260k, tmp_path / "out", real))
-    # The share of all first choices has a standard error of 0.5 points on 800 tokens, too much for a limit of 98 %
-    # beside a true 98.4 %: here only clear choices are held to it, all of them in the slow test.
-    assert losses(figures, Limits(top1=0.0)) == []
-    assert figures.top1_clear is not None and figures.top1_clear >= Limits().top1
+    assert losses(figures, Limits()) == []
 
 
 @pytest.mark.slow
-def test_a_healthy_8_bit_file_is_within_all_limits(stories260k: Path, tmp_path: Path) -> None:
+def test_a_healthy_8_bit_file_agrees_in_98_of_100_first_choices(stories260k: Path, tmp_path: Path) -> None:
     real = real_stories(stories260k, rows=40, characters=700, tokens=200)
-    assert sum(len(row.answer) for row in real.rows) > 5000
+    assert sum(len(row.answer) for row in real.rows) > 5000  # a standard error of 0.2 points of the top-1 agreement
     figures = compare(here("fp32", stories260k, real), exported(stories260k, tmp_path / "out", real))
-    assert losses(figures, Limits()) == []
+    assert losses(figures, Limits(top1=0.98)) == []
 
 
 @pytest.mark.parametrize(
@@ -211,6 +210,17 @@ def test_agreement_counts_tosses_and_clear_choices_apart(reference: Measured) ->
     assert (tossed.top1, tossed.top1_clear) == (0.75, 1.0)
     assert (wrong.top1, wrong.top1_clear) == (0.75, pytest.approx(2 / 3))
     assert compare(answers([1.0, 1.0, 1.0]), answers([1.0, 1.0, 1.0])).top1_clear is None
+
+
+def test_each_limit_is_held_by_itself(reference: Measured) -> None:
+    limits = Limits()
+    at = compare(reference, reference)._replace(**limits.model_dump(exclude={"kl"}), kl=Interval(limits.kl, 0, 1))
+    assert losses(at, limits) == [] == losses(at._replace(top1_clear=None), limits)
+    for key, beyond in {"d_nll_share": 0.0051, "kl": Interval(0.0101, 0, 1), "top1": 0.949, "top1_clear": 0.979,
+                        "tokenizer": 0.999}.items():  # fmt: skip
+        [said] = losses(at._replace(**{key: beyond}), limits)
+        assert f"(limit {key}: " in said
+    assert losses(at._replace(top1=0.9), Limits(top1=0.9)) == []
 
 
 def test_measurements_of_different_rows_are_refused(reference: Measured) -> None:

@@ -41,15 +41,6 @@ class Figures(NamedTuple):
     ratios: Ratios
 
 
-class Limits(NamedTuple):
-    """What an 8-bit file may lose and still count as the same model."""
-
-    d_nll_share: float = 0.005
-    kl: float = 0.01
-    top1: float = 0.98
-    tokenizer: float = 1.0
-
-
 def compare(reference: Measured, file: Measured) -> Figures:
     """The figures of a file measured on the same corpus as its reference."""
     pairs = _pairs(reference, file)
@@ -74,21 +65,6 @@ def compare(reference: Measured, file: Measured) -> Figures:
             decode=file.decode.tokens_per_second / reference.decode.tokens_per_second,
         ),
     )
-
-
-def losses(figures: Figures, limits: Limits) -> list[str]:
-    """What is beyond the limits, in words; nothing for a file that is the same model."""
-    found = [
-        (figures.d_nll_share > limits.d_nll_share, f"NLL {figures.d_nll_share:+.2%}", f"{limits.d_nll_share:+.2%}"),
-        (figures.kl.mean > limits.kl, f"KL {figures.kl.mean:.4f} nat", f"{limits.kl:g}"),
-        (figures.top1 < limits.top1, f"top-1 agreement {figures.top1:.1%}", f"{limits.top1:.1%}"),
-        (
-            figures.tokenizer < limits.tokenizer,
-            f"tokenizer agreement {figures.tokenizer:.1%}",
-            f"{limits.tokenizer:.1%}",
-        ),
-    ]
-    return [f"{what}, limit {limit}" for beyond, what, limit in found if beyond]
 
 
 def tuned_kl(base: Measured, tuned: Measured) -> float:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
-from posttrain.chain.stage import Config, InputPath, Metrics, Stage, StageContext, StepConfig
+from posttrain.chain.stage import InputPath, Metrics, Stage, StageContext, StepConfig
 from posttrain.errors import PosttrainError
+from posttrain.exporting.limits import Limits, losses
 from posttrain.stages.export_corpus import corpus_of, references, untuned
 
 if TYPE_CHECKING:
@@ -22,15 +23,6 @@ if TYPE_CHECKING:
 
 MB = 1e6
 TOP = 64  # likeliest ids of each scored token: enough for a tight bound of the KL, and small enough to be sent
-
-
-class LimitsConfig(Config):
-    """What a file may lose and still count as the same model; beyond it the step is an error."""
-
-    d_nll_share: float = Field(0.005, gt=0, description="of the held-out loss that a file may add")
-    kl: float = Field(0.01, gt=0, description="mean KL(fp32 || file) in nats")
-    top1_clear: float = Field(0.98, ge=0, le=1, description="same likeliest token where fp32 leads by 0.1 nat and more")
-    tokenizer: float = Field(1.0, ge=0, le=1, description="texts and conversations with the same ids")
 
 
 class ExportConfig(StepConfig):
@@ -44,7 +36,7 @@ class ExportConfig(StepConfig):
     rows: int = Field(40, ge=2, description="references that are scored")
     completions: int = Field(20, ge=1, description="prompts completed greedily, which speed is measured on")
     new_tokens: int = Field(64, ge=2, description="of each greedy completion")
-    limits: LimitsConfig = LimitsConfig()
+    limits: Limits = Field(Limits(), description="beyond them the step is an error")
 
     @field_validator("formats")
     @classmethod
@@ -154,23 +146,10 @@ def _measured(
 
 def _check(config: ExportConfig, name: str, figures: "Figures") -> None:
     """A file that is not the same model any more is no export."""
-    limits = config.limits
-    clear = 1.0 if figures.top1_clear is None else figures.top1_clear
-    beyond = [
-        said
-        for wrong, said in (
-            (figures.d_nll_share > limits.d_nll_share, f"held-out loss {figures.d_nll_share:+.2%} (d_nll_share)"),
-            (figures.kl.mean > limits.kl, f"KL {figures.kl.mean:.4f} nat (kl)"),
-            (clear < limits.top1_clear, f"the same clear choice for {clear:.1%} of tokens (top1_clear)"),
-            (figures.tokenizer < limits.tokenizer, f"the same ids for {figures.tokenizer:.1%} of texts (tokenizer)"),
-        )
-        if wrong
-    ]
-    if beyond:
+    if beyond := losses(figures, config.limits):
         raise PosttrainError(
-            f"export: {name} is not the model that it was made from: {', '.join(beyond)}; at most "
-            f"{limits.d_nll_share:.1%} and {limits.kl:g} nat, and at least {limits.top1_clear:.0%} and "
-            f"{limits.tokenizer:.0%} are allowed. Choose another format, or widen export.limits where that is meant."
+            f"export: {name} is not the model that it was made from: {'; '.join(beyond)}. Choose another format, or "
+            "widen export.limits where that is meant."
         )
 
 
