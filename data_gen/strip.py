@@ -1,13 +1,17 @@
 """Remove the control strings of chat protocols from text, in every disguise, and nothing else.
 
 Text that reaches a chat template must not look like one. Matching is done on a view of the text in which
-every character is NFKC-normalised and invisible characters are left out, so that `<|us<|user|>er|>`,
+every character is NFKD-normalised and invisible characters are left out, so that `<|us<|user|>er|>`,
 full-width bars and zero-width splits leave nothing; text without control strings comes back unchanged, byte
 for byte. This is hygiene: the boundary is that content is encoded with special tokens disabled.
 """
 
+import re
 import unicodedata
 from collections.abc import Collection
+from functools import lru_cache
+from itertools import accumulate
+from typing import NamedTuple
 
 CHAT_PROTOCOLS: tuple[str, ...] = (
     *("<|im_start|>", "<|im_end|>", "<|im_sep|>"),  # ChatML, Qwen, Phi-4
@@ -46,17 +50,21 @@ CHAT_PROTOCOLS: tuple[str, ...] = (
         "[MASK]",
     ),
 )
+# Default-ignorable code points outside the categories below. NFKD, not NFKC: `≯` is a `>` with a mark.
 INVISIBLE = frozenset(
     chr(code)
-    for span in ((0x34F,), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x3164,), (0xFE00, 0xFE0F))
-    for code in range(span[0], span[-1] + 1)
-) | {chr(0xFFA0)}
+    for first, last in (
+        *((0x34F, 0x34F), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x2065, 0x2065), (0x3164, 0x3164)),
+        *((0xFE00, 0xFE0F), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFF8), (0xE0000, 0xE0FFF)),
+    )
+    for code in range(first, last + 1)
+)
 
 
 def is_invisible(character: str) -> bool:
-    """Whether a reader sees nothing where this character stands."""
-    tag_or_selector = 0xE0000 <= ord(character) < 0xE1000
-    return character in INVISIBLE or tag_or_selector or unicodedata.category(character) == "Cf"
+    """Whether a reader sees nothing where this character stands, or a program may drop it without a word."""
+    hidden = unicodedata.category(character) in ("Cf", "Cc", "Cs")  # format, control, half of a surrogate pair
+    return character in INVISIBLE or (hidden and character not in "\t\n\r")
 
 
 class View(dict[int, str]):
@@ -64,43 +72,71 @@ class View(dict[int, str]):
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
-        seen = "" if is_invisible(character) else unicodedata.normalize("NFKC", character)
+        seen = "" if is_invisible(character) else unicodedata.normalize("NFKD", character)
         self[code] = "".join(c for c in seen if not is_invisible(c))
         return self[code]
 
 
 VIEW = View()
+DOUBTFUL = re.compile(r"[^ -~\t\n\r]+")  # all that may be seen as something else
+
+
+def view(text: str) -> str:
+    """The text as it is matched."""
+    return DOUBTFUL.sub(lambda run: run[0].translate(VIEW), text)
+
+
+class Wanted(NamedTuple):
+    """Control strings as they are matched, the longest first, and the characters that they begin with."""
+
+    strings: tuple[str, ...]
+    firsts: frozenset[str]
+    pattern: re.Pattern[str]
+
+    def are_in(self, text: str) -> bool:
+        """Whether one of them is in the view of `text`; most texts lack even the characters that they begin with."""
+        seen = text if text.isascii() else view("".join(set(text)))
+        return any(first in seen for first in self.firsts) and self.pattern.search(view(text)) is not None
+
+
+@lru_cache(maxsize=16)
+def wanted_of(controls: frozenset[str]) -> Wanted:
+    """`controls` and `CHAT_PROTOCOLS`, the empty one left out."""
+    seen = {view(control) for control in (*controls, *CHAT_PROTOCOLS)} - {""}
+    strings = tuple(sorted(seen, key=lambda string: (-len(string), string)))
+    firsts = frozenset(string[0] for string in strings)
+    return Wanted(strings, firsts, re.compile("|".join(map(re.escape, strings))))
 
 
 def strip_control(text: str, controls: Collection[str]) -> tuple[str, int]:
     """The text without any of `controls` or `CHAT_PROTOCOLS`, and how many were removed."""
-    wanted = {control.translate(VIEW) for control in (*controls, *CHAT_PROTOCOLS)} - {""}
-    longest_first = sorted(wanted, key=len, reverse=True)
-    removed, view = 0, text.translate(VIEW)
-    while any(control in view for control in wanted):
-        text, count = remove_once(text, longest_first)
-        removed, view = removed + count, text.translate(VIEW)
+    wanted = wanted_of(frozenset(controls))
+    removed = 0
+    while wanted.are_in(text):
+        text, count = remove_once(text, wanted.strings)
+        removed += count
     return text, removed
 
 
-def remove_once(text: str, controls: Collection[str]) -> tuple[str, int]:
+def remove_once(text: str, controls: tuple[str, ...]) -> tuple[str, int]:
     """One pass. What is seen is a stack, so a control string that a removal brings together goes too."""
-    gone = bytearray(len(text))
+    edges = [0] * (len(text) + 1)  # what is removed begins with +1 and ends before -1; nested, it counts once
     stack: list[str] = []
     places: list[int] = []
-    last = {control[-1] for control in controls}
+    last, longest = {control[-1] for control in controls}, len(controls[0])
     removed = 0
     for place, character in enumerate(text):
-        for seen in character.translate(VIEW):
+        for seen in VIEW[ord(character)]:
             stack.append(seen)
             places.append(place)
             if seen not in last:
                 continue
-            for control in controls:
-                if "".join(stack[-len(control) :]) == control:
-                    start = places[-len(control)]
-                    gone[start : place + 1] = b"\1" * (place + 1 - start)
-                    del stack[-len(control) :], places[-len(control) :]
-                    removed += 1
-                    break
-    return "".join(c for c, is_gone in zip(text, gone, strict=True) if not is_gone), removed
+            top = "".join(stack[-longest:])
+            if not top.endswith(controls):
+                continue
+            found = next(control for control in controls if top.endswith(control))
+            edges[places[-len(found)]] += 1
+            edges[place + 1] -= 1
+            del stack[-len(found) :], places[-len(found) :]
+            removed += 1
+    return "".join(c for c, covered in zip(text, accumulate(edges), strict=False) if not covered), removed
