@@ -102,19 +102,19 @@ def measure(name: str, path: Path, corpus: Corpus, *, threads: int, top: int, ne
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode or not told.is_file():
-            raise PosttrainError(_last_words(done, f"{name} {path}"))
+            raise PosttrainError(last_words(done.stderr, done.returncode, f"{name} {path}"))
         return TypeAdapter(Measured).validate_json(told.read_bytes())
 
 
-def _last_words(done: subprocess.CompletedProcess[str], where: str) -> str:
+def last_words(said: str, code: int, where: str) -> str:
     """What a process that failed has to say: its own error as it is, or how it died and its last line."""
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    lines = [line for line in said.splitlines() if line.strip()]
     own = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]
     if own:
         heard = [line.partition(" E ")[2].strip() for line in lines if " E " in line]  # llama.cpp's own lines
         return f"{own[-1]} llama.cpp says: {heard[0]}" if heard else own[-1]
     return (
-        f"{where}: the process that measured it ended with {done.returncode} ({lines[-1] if lines else 'no word'}); "
+        f"{where}: its process ended with {code} ({lines[-1] if lines else 'no word'}); "
         "0 is needed. A negative number is a signal: 9 is mostly for want of memory."
     )
 

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 
 from posttrain.errors import PosttrainError
 from posttrain.exporting.formats import open_runtime
-from posttrain.exporting.measure import ERROR
+from posttrain.exporting.measure import ERROR, last_words
 from posttrain.exporting.runtime import Runtime
 from posttrain.rows import Row, read_rows, write_rows
 
@@ -83,46 +84,37 @@ def _process(name: str, path: Path, how: FileSampling) -> Iterator[Callable[[Any
 
     def ask(block: Any) -> list[Row]:
         if not running:
-            pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": said}
             # A session of its own: Ctrl-C is for the chain, which then ends it.
             running.append(subprocess.Popen(command, env=environment, text=True, start_new_session=True, **pipes))
         process = running[0]
-        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        assert process.stdin is not None and process.stdout is not None
         try:
             print(json.dumps(block), file=process.stdin, flush=True)
             line = process.stdout.readline()
         except BrokenPipeError:
             line = ""
         if not line:
-            raise PosttrainError(_last_words(process.stderr.read(), process.wait(), f"{name} {path}"))
+            code = process.wait()
+            said.seek(0)
+            raise PosttrainError(last_words(said.read().decode(errors="replace"), code, f"{name} {path}"))
         rows: list[Row] = json.loads(line)
         return rows
 
-    try:
-        yield ask
-    finally:
-        for process in running:
-            process.kill()
-            process.communicate()
-
-
-def _last_words(said: str, code: int, where: str) -> str:
-    lines = [line for line in said.splitlines() if line.strip()]
-    own = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]
-    return (
-        own[-1] if own else f"{where}: sampling ended with {code} ({lines[-1] if lines else 'no word'}); 0 is needed."
-    )
+    with tempfile.TemporaryFile() as said:  # not a pipe: one that nobody empties stops whoever writes to it
+        try:
+            yield ask
+        finally:
+            for process in running:
+                process.kill()
+                process.communicate()
 
 
 def answer(runtime: Runtime, block: Sequence[Any], max_new_tokens: int, temperature: float) -> list[Row]:
     """The rows of one block of [id, messages, seed]."""
     prompts = [runtime.render(messages) for _, messages, _ in block]
     seeds = [seed for _, _, seed in block]
-    at_once = getattr(runtime, "complete_block", None)
-    if at_once is not None:
-        made = at_once(prompts, max_new_tokens, temperature, seeds[0])
-    else:
-        made = runtime.complete(prompts, max_new_tokens, temperature, seeds)
+    made = runtime.complete_block(prompts, max_new_tokens, temperature, seeds)
     return [
         {"id": row[0], "text": runtime.text(one.ids), "stopped": one.stopped, "tokens": len(one.ids) + one.stopped}
         for row, one in zip(block, made, strict=True)
