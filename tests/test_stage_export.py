@@ -14,6 +14,9 @@ from posttrain.chain.recipe import parse_recipe
 from posttrain.chain.runner import run_chain
 from posttrain.chain.store import Store
 from posttrain.errors import PosttrainError
+from posttrain.exporting import formats, measure
+from posttrain.exporting.formats import write_format
+from posttrain.exporting.measure import Corpus
 from posttrain.exporting.sampling import Asked, FileSampling, sample_file
 from posttrain.report.exports import COLUMNS, exports_of
 from posttrain.report.markdown import report_markdown
@@ -26,16 +29,32 @@ from posttrain.stages.export_corpus import corpus_of
 FEW: dict[str, Any] = {"measured_on": PROMPTS, "rows": 4, "completions": 2, "new_tokens": 6, "name": "tiny"}
 
 
-def exported(folder: Path, model: Path, **settings: Any) -> dict[str, Any]:
-    folder.mkdir(parents=True, exist_ok=True)
-    return run("export", context(folder, model=given(model)), model="m", **{**FEW, **settings})
+def exported(folder: Path, model: Path, stop_after: int | None = None, **settings: Any) -> dict[str, Any]:
+    """An export to gguf-f16, measured on answers of few tokens."""
+    ctx = context(folder, stop_after, model=given(model))
+    few = {"measured_on": asked(folder, 3, 4, 5), "formats": ["gguf-f16"], "limits": {"d_nll_share": 1}}
+    return run("export", ctx, model="m", **{**FEW, **few, **settings})
 
 
-@pytest.mark.slow
+def asked(folder: Path, *counts: int) -> Path:
+    """Prompts with references of so many sentences."""
+    rows = [{"id": f"r{at}", "prompt": "Tell me a story.", "reference": "The hen sat. " * count}
+            for at, count in enumerate(counts)]  # fmt: skip
+    write_rows(folder / "p.jsonl", rows)
+    return folder / "p.jsonl"
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are measured without a process of their own, which costs seconds; the slow chain below has them."""
+    monkeypatch.setattr(measure, "measure", measure.measure_here)
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_a_file_stands_in_a_directory_of_its_format_and_its_figures_in_the_record(
     tiny_chat_model: Path, tmp_path: Path
 ) -> None:
-    found = exported(tmp_path, tiny_chat_model, formats=["gguf-f16"], limits={"d_nll_share": 1})
+    found = exported(tmp_path, tiny_chat_model)
     assert sorted(path.name for path in (tmp_path / "out/gguf-f16").iterdir()) == [
         "Modelfile", "llama.cpp.md", "tiny-F16.gguf"
     ]  # fmt: skip
@@ -46,33 +65,33 @@ def test_a_file_stands_in_a_directory_of_its_format_and_its_figures_in_the_recor
     assert "gguf-f16" in found["summary"] and file["decode_tokens"] > 0
 
 
-@pytest.mark.slow
-def test_a_killed_export_measures_and_writes_nothing_twice(
-    tiny_chat_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("in_this_process")
+def test_a_killed_export_measures_and_writes_nothing_twice(tiny_chat_model: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run(
-            "export",
-            context(tmp_path, 2, model=given(tiny_chat_model)),
-            model="m",
-            **FEW,
-            formats=["gguf-f16"],
-        )
-    file = tmp_path / "out/gguf-f16/tiny-F16.gguf"
-    before = file.stat().st_mtime_ns
-    measured = sorted((tmp_path / "out/.work").glob("measured-*.json"))
-    stamp = measured[0].stat().st_mtime_ns
-    exported(tmp_path, tiny_chat_model, formats=["gguf-f16"], limits={"d_nll_share": 1})
-    assert [path.name for path in measured] == ["measured-fp32.json"]
-    assert file.stat().st_mtime_ns == before and measured[0].stat().st_mtime_ns == stamp
+        exported(tmp_path / "a", tiny_chat_model, stop_after=2)
+    file, work = tmp_path / "a/out/gguf-f16/tiny-F16.gguf", tmp_path / "a/out/.work"
+    assert sorted(path.name for path in work.iterdir()) == ["facts-gguf-f16.json", "measured-fp32.json"]
+    stamps = [path.stat().st_mtime_ns for path in (file, work / "measured-fp32.json")]
+    found = exported(tmp_path / "a", tiny_chat_model)
+    assert [path.stat().st_mtime_ns for path in (file, work / "measured-fp32.json")] == stamps
+    facts = found["formats"]["gguf-f16"]["facts"]
+    assert facts == exported(tmp_path / "b", tiny_chat_model)["formats"]["gguf-f16"]["facts"] != {}
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
+def test_a_directory_that_was_not_finished_is_made_again(tiny_chat_model: Path, tmp_path: Path) -> None:
+    half = tmp_path / "out/gguf-f16"
+    half.mkdir(parents=True)
+    for name in ("tiny-F16.gguf", "old-F16.gguf"):
+        (half / name).write_bytes(b"GGUF")
+    exported(tmp_path, tiny_chat_model)
+    assert sorted(path.name for path in half.iterdir()) == ["Modelfile", "llama.cpp.md", "tiny-F16.gguf"]
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_a_file_that_is_another_model_is_an_error_with_its_figures(
     tiny_chat_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from posttrain.exporting import formats
-
     real = formats.write_format
 
     def damaged(name: str, source: Path, out: Path, title: str) -> dict[str, Any]:
@@ -90,7 +109,7 @@ def test_a_file_that_is_another_model_is_an_error_with_its_figures(
     with pytest.raises(
         PosttrainError, match=r"export: gguf-f16 is not the model that it was made from: NLL \+.*d_nll_share"
     ):
-        exported(tmp_path, tiny_chat_model, formats=["gguf-f16"])
+        exported(tmp_path, tiny_chat_model, limits={})
 
 
 @pytest.mark.parametrize(
@@ -108,11 +127,15 @@ def test_what_cannot_be_exported_is_refused_before_any_compute(wrong: dict[str, 
         checked("export", model="m", **{**FEW, **wrong})
 
 
-def test_a_file_answers_in_its_own_runtime_and_a_killed_run_goes_on(tiny_chat_model: Path, tmp_path: Path) -> None:
-    from posttrain.exporting.formats import write_format
-
+@pytest.mark.timeout(120)
+def test_a_file_answers_in_its_own_runtime_and_a_killed_run_goes_on(
+    tiny_chat_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # More warnings than a pipe holds (64 KiB): a process that nobody listens to would wait for ever.
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.stderr.write('A warning.\\n' * 20_000)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     write_format("gguf-f16", tiny_chat_model, tmp_path / "gguf-f16", "tiny")
-    asked = [Asked(f"p{at}", [{"role": "user", "content": f"Tell of {at} hens."}]) for at in range(6)]
+    hens = [Asked(f"p{at}", [{"role": "user", "content": f"Tell of {at} hens."}]) for at in range(6)]
 
     def sampled(journal: Path, seed: int = 3, stop_after: int = 99) -> dict[str, dict[str, Any]]:
         how = FileSampling(8, 1.0, seed, 2, 128, 1)
@@ -121,10 +144,10 @@ def test_a_file_answers_in_its_own_runtime_and_a_killed_run_goes_on(tiny_chat_mo
             if rows >= stop_after:
                 raise KeyboardInterrupt
 
-        return sample_file("gguf-f16", tmp_path / "gguf-f16", asked, how, journal, tick)
+        return sample_file("gguf-f16", tmp_path / "gguf-f16", hens, how, journal, tick)
 
     whole = sampled(tmp_path / "a")
-    assert list(whole) == [one.id for one in asked] and all(0 < row["tokens"] <= 8 for row in whole.values())
+    assert list(whole) == [one.id for one in hens] and all(0 < row["tokens"] <= 8 for row in whole.values())
     with pytest.raises(KeyboardInterrupt):
         sampled(tmp_path / "b", stop_after=2)
     kept = (tmp_path / "b/block-00000.jsonl").stat().st_mtime_ns
@@ -136,16 +159,15 @@ def test_a_file_answers_in_its_own_runtime_and_a_killed_run_goes_on(tiny_chat_mo
 
 
 def test_references_that_do_not_fit_the_context_are_left_out(tiny_chat_model: Path, tmp_path: Path) -> None:
-    rows = [{"id": f"r{at}", "prompt": "Tell me a story.", "reference": "The hen sat. " * count}
-            for at, count in enumerate((3, 300, 4))]  # fmt: skip
-    write_rows(tmp_path / "p.jsonl", rows)
-    config: Any = STAGES["export"].config.model_validate(
-        {"kind": "export", "model": "m", **FEW, "measured_on": tmp_path / "p.jsonl"}
-    )
-    assert [row.id for row in corpus_of(config, tiny_chat_model).rows] == ["r0", "r2"]
-    write_rows(tmp_path / "p.jsonl", rows[1:])
+    def corpus(*counts: int) -> Corpus:
+        config: Any = STAGES["export"].config.model_validate(
+            {"kind": "export", "model": "m", **FEW, "measured_on": asked(tmp_path, *counts)}
+        )
+        return corpus_of(config, tiny_chat_model)
+
+    assert [row.id for row in corpus(3, 300, 4).rows] == ["r0", "r2"]
     with pytest.raises(PosttrainError, match=r"1 references of .* fit the model's context of 512 tokens"):
-        corpus_of(config, tiny_chat_model)
+        corpus(300, 4)
 
 
 def chain(model: Path, **export: Any) -> dict[str, Any]:
@@ -176,6 +198,7 @@ def test_every_file_of_an_export_is_judged_against_the_model_it_was_made_from(ti
     assert config.measured_on == PROMPTS
 
 
+@pytest.mark.slow
 def test_a_chain_with_an_export_runs_and_its_report_has_the_table(tiny_chat_model: Path, tmp_path: Path) -> None:
     few = {**FEW, "measured_on": str(PROMPTS), "formats": ["gguf-f16"], "limits": {"d_nll_share": 1}}
     path = tmp_path / "r.yaml"

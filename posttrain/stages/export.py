@@ -5,16 +5,19 @@ export: {kind: export, model: sft, formats: [gguf-q8_0, onnx-int8]}
 The artifact holds a directory a format. What a file lost stands in the record beside the fp32 model it was made from.
 """
 
-import os
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
 from posttrain.chain.stage import InputPath, Metrics, Stage, StageContext, StepConfig
+from posttrain.engines.threads import threads_for
 from posttrain.errors import PosttrainError
 from posttrain.exporting.limits import Limits, losses
+from posttrain.rows import write_text
 from posttrain.stages.export_corpus import corpus_of, references, untuned
 
 if TYPE_CHECKING:
@@ -66,11 +69,12 @@ def check(config: ExportConfig, where: str) -> None:
 def run(config: ExportConfig, ctx: StageContext) -> Metrics:
     """A directory a format, and for each of them what it takes, how fast it is and what it lost."""
     from posttrain.exporting.compare import compare, tuned_kl
-    from posttrain.exporting.formats import REFERENCE, write_format
+    from posttrain.exporting.formats import REFERENCE, format_of
     from posttrain.hub.fetch import local_directory
 
     source = local_directory(ctx.inputs["model"])
     corpus, base = corpus_of(config, source), untuned(source)
+    threads = threads_for(format_of(REFERENCE).size(source))  # the same for every file of the comparison
     facts: dict[str, Metrics] = {}
     found: dict[str, Measured] = {}
     with ctx.progress(1 + 2 * len(config.formats) + (base is not None), "files") as tick:
@@ -81,16 +85,18 @@ def run(config: ExportConfig, ctx: StageContext) -> Metrics:
             done += 1
             tick(done, note)
 
-        found[REFERENCE] = _measured(REFERENCE, source, corpus, config, ctx)
+        found[REFERENCE] = _measured(REFERENCE, source, corpus, threads, config, ctx)
         step("fp32 measured")
         before = None
         if base is not None:
-            before = _measured(REFERENCE, base, corpus._replace(prompts=corpus.prompts[:1]), config, ctx, "base")
+            before = _measured(
+                REFERENCE, base, corpus._replace(prompts=corpus.prompts[:1]), threads, config, ctx, "base"
+            )
             step("base measured")
         for name in config.formats:
-            facts[name] = write_format(name, source, ctx.out / name, config.name) if not _there(ctx, name) else {}
+            facts[name] = _written(name, source, config, ctx)
             step(f"{name} written")
-            found[name] = _measured(name, ctx.out / name, corpus, config, ctx)
+            found[name] = _measured(name, ctx.out / name, corpus, threads, config, ctx)
             step(f"{name} measured")
     reference = found[REFERENCE]
     figures = {name: compare(reference, found[name]) for name in config.formats}
@@ -102,45 +108,37 @@ def run(config: ExportConfig, ctx: StageContext) -> Metrics:
     return {
         "summary": "; ".join(_told(name, rows[name]) for name in config.formats),
         "formats": rows,
-        "threads": threads(source, REFERENCE),
+        "threads": threads,
         "scored_tokens": sum(len(row.tokens) for row in reference.rows),
     }
 
 
-def threads(folder: Path, name: str) -> int:
-    """One for a small model, whose matrices are too small to share; else what the chain itself may use."""
-    from posttrain.engines.transformers_engine import SMALL
-    from posttrain.exporting.formats import format_of
+def _written(name: str, source: Path, config: ExportConfig, ctx: StageContext) -> Metrics:
+    """The writer's facts. They are kept last: a directory without them is what a killed run left, and is made again."""
+    from posttrain.exporting.formats import write_format
 
-    if format_of(name).size(folder) < SMALL:  # bytes: of 8 bits a parameter, or more
-        return 1
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdigit() and int(given) else len(os.sched_getaffinity(0))
-
-
-def _there(ctx: StageContext, name: str) -> bool:
-    """A directory of an earlier, killed run: it is whole, or it would not be there."""
-    return (ctx.out / name).is_dir()
+    kept = ctx.work / f"facts-{name}.json"
+    if not kept.is_file():
+        if (ctx.out / name).exists():
+            shutil.rmtree(ctx.out / name)
+        write_text(kept, json.dumps(write_format(name, source, ctx.out / name, config.name)))
+    facts: Metrics = json.loads(kept.read_text(encoding="utf-8"))
+    return facts
 
 
 def _measured(
-    name: str, path: Path, corpus: "Corpus", config: ExportConfig, ctx: StageContext, kept: str | None = None
+    name: str, path: Path, corpus: "Corpus", threads: int, config: ExportConfig, ctx: StageContext, kept: str = ""
 ) -> "Measured":
     """Measured once, also by a run that is killed in between."""
     from pydantic import TypeAdapter
 
-    from posttrain.exporting.formats import REFERENCE
     from posttrain.exporting.measure import Measured, measure
-    from posttrain.hub.fetch import local_directory
 
     file, adapter = ctx.work / f"measured-{kept or name}.json", TypeAdapter(Measured)
     if file.is_file():
         return adapter.validate_json(file.read_bytes())
-    count = threads(local_directory(ctx.inputs["model"]), REFERENCE)  # the same for every file of a comparison
-    found = measure(name, path, corpus, threads=count, top=TOP, new_tokens=config.new_tokens)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_bytes(adapter.dump_json(found))
-    temporary.replace(file)
+    found = measure(name, path, corpus, threads=threads, top=TOP, new_tokens=config.new_tokens)
+    write_text(file, adapter.dump_json(found).decode())
     return found
 
 

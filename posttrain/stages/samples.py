@@ -72,8 +72,9 @@ def run(config: SamplesConfig, ctx: StageContext) -> Metrics:
 
 def _of_file(config: SamplesConfig, name: str, ctx: StageContext) -> Metrics:
     """The same prompts, asked of an exported file."""
+    from posttrain.engines.threads import threads_for
+    from posttrain.exporting.formats import format_of
     from posttrain.exporting.sampling import Asked, FileSampling, sample_file
-    from posttrain.stages.export import threads
 
     folder, rows = ctx.inputs["model"].path / name, read_rows(config.prompts)[: config.limit]
     asked = [
@@ -84,7 +85,7 @@ def _of_file(config: SamplesConfig, name: str, ctx: StageContext) -> Metrics:
     longest = max(len(row["prompt"]) for row in rows)  # characters, of which no tokenizer here makes more tokens
     how = FileSampling(
         config.max_new_tokens, config.temperature, config.seed, config.block_size,
-        config.max_new_tokens + longest + TEMPLATE, threads(folder, name),
+        config.max_new_tokens + longest + TEMPLATE, threads_for(format_of(name).size(folder)),
     )  # fmt: skip
     started = time.perf_counter()
     with ctx.progress(len(asked), "completions") as tick:
