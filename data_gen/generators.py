@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
+from data_gen.diaries import DIARIES
 from data_gen.generator import Draft, Generator, Row
+from data_gen.personas import PERSONAS
+from data_gen.profiles import PROFILES
 
 
 def _instructions(seed: int, source: Sequence[Row]) -> Draft:
@@ -21,4 +24,7 @@ def _backtranslate(seed: int, source: Sequence[Row]) -> Draft:
 GENERATORS: dict[str, Generator] = {
     "instructions": Generator(_instructions),
     "backtranslate": Generator(_backtranslate, column="text", source_needed=True, ask=None),
+    "personas": PERSONAS,
+    "diaries": DIARIES,
+    "profiles": PROFILES,
 }
