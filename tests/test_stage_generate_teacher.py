@@ -97,7 +97,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_teacher_or_seed_other_ro
     assert told(tmp_path / "a") == told(tmp_path / "b")
     answers = [{row["messages"][1]["content"] for row in rows_of(tmp_path / name)} for name in "acd"]
     assert answers[0] != answers[1] and answers[0] != answers[2]
-    assert {row["teacher"] for row in rows_of(tmp_path / "a")} == {given(teacher).identity}
+    assert {row["provenance"]["teacher"] for row in rows_of(tmp_path / "a")} == {given(teacher).identity}
 
 
 def test_a_kill_between_blocks_repeats_no_answer_and_ends_with_the_same_bytes(teacher: Path, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_rows_keep_what_was_asked_and_say_who_answered(
     asked = {row["id"]: row for row in instruction_rows(3, 0, 40)}
     for row in rows_of(tmp_path):
         same = asked[row["id"]]
-        assert row.pop("teacher") == hub.identity
+        assert row.pop("provenance")["teacher"] == hub.identity
         assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
         assert row.pop("messages")[0] == same["messages"][0]
         assert row == {key: value for key, value in same.items() if key != "messages"}

@@ -39,9 +39,9 @@ def test_generate_counts_every_row_and_holds_out_the_prompts(tmp_path: Path) -> 
 
 def test_an_interrupted_generate_repeats_no_finished_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import data_gen.instructions as instructions
-    from posttrain.stages import generate
+    from posttrain.stages import drafting
 
-    monkeypatch.setattr(generate, "CHUNK", 50)
+    monkeypatch.setattr(drafting, "CHUNK", 50)
     real, asked = instructions.instruction_rows, []
 
     def counted(seed: int, start: int, stop: int) -> list[dict[str, Any]]:
@@ -63,9 +63,8 @@ def test_an_interrupted_generate_repeats_no_finished_row(tmp_path: Path, monkeyp
 def test_generate_strips_control_strings_of_a_corpus(tmp_path: Path) -> None:
     stories = [tell(5, index).text.replace(". ", ".<|us<|user|>er|> ", 1) for index in range(40)]
     write_rows(tmp_path / "s.jsonl", [{"text": story} for story in stories])
-    made = run(
-        "generate", context(tmp_path), generator="backtranslate", source=tmp_path / "s.jsonl", rows=40, test_size=2
-    )
+    ctx = context(tmp_path, source=given(tmp_path / "s.jsonl"))
+    made = run("generate", ctx, generator="backtranslate", source="s.jsonl", rows=40, test_size=2)
     assert made["counts"]["control strings removed"] > 0
     assert "<|" not in (tmp_path / "out" / "train.jsonl").read_text()
 
@@ -73,11 +72,11 @@ def test_generate_strips_control_strings_of_a_corpus(tmp_path: Path) -> None:
 def test_skipped_rows_are_those_of_another_step(tmp_path: Path) -> None:
     texts = [{"text": tell(5, index).text} for index in range(60)]
     write_rows(tmp_path / "s.jsonl", texts)
-    corpus = {"generator": "backtranslate", "source": tmp_path / "s.jsonl"}
+    corpus = {"generator": "backtranslate", "source": "s.jsonl"}
 
     def ids(name: str, **how: Any) -> set[str]:
         (tmp_path / name).mkdir()
-        run("generate", context(tmp_path / name), test_size=2, seed=3, **how)
+        run("generate", context(tmp_path / name, source=given(tmp_path / "s.jsonl")), test_size=2, seed=3, **how)
         return {row["id"] for part in ("train", "test") for row in read_rows(tmp_path / name / "out" / f"{part}.jsonl")}
 
     for name, how in {"world": {}, "corpus": corpus}.items():
@@ -94,10 +93,10 @@ def test_generate_refuses_what_it_cannot_use(tmp_path: Path) -> None:
         run("generate", context(tmp_path), generator="backtranslate")
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": \n')
     with pytest.raises(PosttrainError, match=r"bad\.jsonl, line 2: not JSON"):
-        run("generate", context(tmp_path), generator="backtranslate", source=tmp_path / "bad.jsonl")
+        checked("generate", generator="backtranslate", source=str(tmp_path / "bad.jsonl"))
     write_rows(tmp_path / "no.jsonl", [{"story": "a"}])
     with pytest.raises(PosttrainError, match="row 1: no 'text'"):
-        run("generate", context(tmp_path), generator="backtranslate", source=tmp_path / "no.jsonl")
+        checked("generate", generator="backtranslate", source=str(tmp_path / "no.jsonl"))
 
 
 def test_sft_writes_an_adapter_that_names_its_base_and_reproduces_the_model(
@@ -247,10 +246,10 @@ def test_an_axis_of_ones_own_is_refused_by_the_rule_judge(tmp_path: Path) -> Non
 
 def test_a_source_with_a_broken_line_is_refused_before_any_compute(tmp_path: Path) -> None:
     write_rows(tmp_path / "s.jsonl", [{"text": "a"}])
-    checked("generate", generator="backtranslate", source=tmp_path / "s.jsonl")
+    checked("generate", generator="backtranslate", source=str(tmp_path / "s.jsonl"))
     (tmp_path / "s.jsonl").write_text('{"text": "a"}\n{"text"\n')
     with pytest.raises(PosttrainError, match=r"s\.jsonl, line 2"):
-        checked("generate", generator="backtranslate", source=tmp_path / "s.jsonl")
+        checked("generate", generator="backtranslate", source=str(tmp_path / "s.jsonl"))
 
 
 @pytest.mark.parametrize(

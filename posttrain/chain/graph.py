@@ -10,6 +10,7 @@ from typing import Any
 from posttrain.chain.identity import digest, sha256_path
 from posttrain.chain.paths import find_path
 from posttrain.chain.recipe import JudgeSettings, Recipe, check_steps
+from posttrain.chain.references import endpoints, field_of, references, unnamed
 from posttrain.chain.stage import Input, Stage, StepConfig
 from posttrain.errors import PosttrainError
 
@@ -57,16 +58,14 @@ def _check_among(nodes: Sequence[Node], where: str) -> None:
     """Let each stage refuse to stand in one chain with these models: a judge is none of those that it judges."""
     inputs = [value for node in nodes for value in node.inputs.values()]
     models = [value.reference for value in inputs if isinstance(value, Input)]
+    models += [name for node in nodes for name in endpoints(node.config, node.stage)]
     for node in nodes:
         if node.stage.among is not None:
             node.stage.among(node.config, models, where)
 
 
 def _references(recipe: Recipe, table: Mapping[str, Stage], step: str) -> dict[str, str]:
-    """What a step names in its input fields: steps, or things outside the chain."""
-    config = recipe.steps[step]
-    named = {field: getattr(config, field) for field in table[config.kind].inputs}
-    return {field: str(value) for field, value in named.items() if value is not None}
+    return references(recipe.steps[step], table[recipe.steps[step].kind])
 
 
 def _needed(recipe: Recipe, table: Mapping[str, Stage], until: str, order: list[str]) -> list[str]:
@@ -90,7 +89,7 @@ def _order(recipe: Recipe, table: Mapping[str, Stage]) -> list[str]:
             if reference in recipe.steps:
                 _check_kind(recipe, table, step, field, reference)
                 visit(reference, (*path, step))
-            elif field not in table[recipe.steps[step].kind].outside:
+            elif field_of(field) not in table[recipe.steps[step].kind].outside:
                 others = [name for name in recipe.steps if name != step]
                 check_steps(dict.fromkeys(others), [reference], f"{recipe.where}: steps.{step}.{field}")
         done[step] = None
@@ -101,7 +100,7 @@ def _order(recipe: Recipe, table: Mapping[str, Stage]) -> list[str]:
 
 
 def _check_kind(recipe: Recipe, table: Mapping[str, Stage], step: str, field: str, reference: str) -> None:
-    allowed = table[recipe.steps[step].kind].inputs[field]
+    allowed = table[recipe.steps[step].kind].inputs[field_of(field)]
     made = table[recipe.steps[reference].kind].makes
     if made not in allowed:
         fitting = [name for name, config in recipe.steps.items() if table[config.kind].makes in allowed]
@@ -124,7 +123,7 @@ def _step_node(
     inputs: dict[str, str | Input] = {}
     for field, reference in _references(recipe, table, step).items():
         inside = reference in recipe.steps
-        kind = "datasets/" if field in table[config.kind].data_sets else ""
+        kind = "datasets/" if field_of(field) in table[config.kind].data_sets else ""
         inputs[field] = reference if inside else _outside(reference, f"{where}.{field}", revision, kind)
     if "training" in table[config.kind].inputs and "training" not in inputs and isinstance(inputs.get("model"), str):
         found = _training(nodes[str(inputs["model"])], nodes)
@@ -204,8 +203,7 @@ def named_node(
     identities = {
         field: nodes[value].identity if isinstance(value, str) else value.identity for field, value in inputs.items()
     }
-    plain = config.model_copy(update=dict.fromkeys(stage.inputs))  # inputs count by identity, not by name
-    what = {"kind": stage.kind, "version": stage.version, "config": plain, "inputs": identities}
+    what = {"kind": stage.kind, "version": stage.version, "config": unnamed(config, stage), "inputs": identities}
     also = stage.also(config) if stage.also is not None else None
     return Node(name, stage, config, inputs, digest(what if also is None else {**what, "also": also}))
 

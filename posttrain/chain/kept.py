@@ -17,6 +17,7 @@ from typing import Any
 
 from posttrain.chain.gates import StepGate
 from posttrain.chain.graph import Node, judge_inputs, named_node
+from posttrain.chain.references import references
 from posttrain.chain.stage import Metrics
 from posttrain.chain.store import Store
 
@@ -46,7 +47,7 @@ def instead(node: Node) -> dict[str, dict[str, str]]:
     """Input fields of a step for which the recipe names one step and another is taken."""
     if node.name != node.step:
         return {}
-    named = {field: str(getattr(node.config, field)) for field in node.inputs}
+    named = references(node.config, node.stage)
     used = {field: value for field, value in node.inputs.items() if isinstance(value, str)}
     return {field: {"named": named[field], "used": used[field]} for field in used if used[field] != named[field]}
 

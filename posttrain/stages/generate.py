@@ -1,86 +1,148 @@
-"""generate: instruction rows, clean and counted.
+"""generate: rows of a request and its answer, clean, counted, and saying where they come from.
 
-The story world tells both sides, an existing corpus gives the answers, or a teacher writes them.
+A generator of `data_gen` drafts the rows; it answers them itself, or teachers do.
+
+lessons:  {kind: generate, generator: instructions, rows: 3000}
+taught:   {kind: generate, generator: instructions, rows: 3000, teacher: openai:gpt-4o-mini, budget: {usd: 2}}
 """
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from data_gen.generator import TEMPLATES, Generator
+from data_gen.generators import GENERATORS
+from posttrain.chain.identity import HowNotWhat, sha256_file
 from posttrain.chain.stage import InputPath, Metrics, Stage, StageContext, StepConfig
+from posttrain.engines.budget import Budget, limit_of
+from posttrain.engines.endpoint import api_key
 from posttrain.errors import PosttrainError
 from posttrain.rows import Row, read_rows, write_rows
-from posttrain.stages.teaching import SamplingSettings, Written, check_template, open_teacher, write_answers
+from posttrain.stages.drafting import check_source, drafted
+from posttrain.stages.teacher_cost import teacher_calls
+from posttrain.stages.teachers import TEACHER, Asked, TeacherChoice, TeacherEndpoint, teachers
+from posttrain.stages.teaching import SamplingSettings, check_template
+from posttrain.stages.teaching_rows import answered, open_teachers
 
-CHUNK = 1_000  # rows a journal file: what a killed run does not make again
-OF_A_TEACHER = ("sampling", "require_words")
+OF_A_TEACHER = ("sampling", "require_words", "endpoint", "budget")
+
+
+def _known(name: str) -> str:
+    if name not in GENERATORS:
+        raise ValueError(f"{', '.join(GENERATORS)} is allowed. Choose one of these")
+    return name
 
 
 class GenerateConfig(StepConfig):
     """`instructions` tells new stories; `backtranslate` derives instructions from the `text` rows of `source`.
 
-    A `teacher` answers the instructions in place of the story world.
+    A `teacher` answers in place of the generator, which for some generators is the only way.
     """
 
     kind: Literal["generate"]
-    generator: Literal["instructions", "backtranslate"] = "instructions"
-    rows: int = Field(3_000, ge=10, description="rows to make; backtranslate stops earlier when the source ends")
+    generator: Annotated[str, AfterValidator(_known)] = Field(
+        "instructions", json_schema_extra={"enum": list(GENERATORS)}
+    )
+    rows: int = Field(3_000, ge=10, description="rows to make; fewer where the source ends earlier")
     skip: int = Field(0, ge=0, description="rows left to another step of the same seed or source")
-    source: InputPath | None = Field(None, description="JSONL with a 'text' column, for backtranslate")
-    teacher: str | None = Field(None, description="who answers: a step, a local directory or a hub id")
-    sampling: SamplingSettings = SamplingSettings()
+    source: str | None = Field(None, description="JSONL that the generator reads, or a step that makes rows")
+    teacher: str | tuple[TeacherChoice, ...] | None = Field(
+        None, description="who answers: a step, a directory, a hub id, openai:MODEL, or a list of these with weights"
+    )
+    endpoint: TeacherEndpoint = Field(TeacherEndpoint(), description="where a teacher openai:MODEL answers")
+    budget: Annotated[Budget | None, HowNotWhat] = Field(
+        None, description="of all calls of this recipe; no call is sent that might pass it"
+    )
+    sampling: SamplingSettings = Field(SamplingSettings(), description="of a teacher that is no endpoint")
     require_words: bool = Field(True, description="drop a teacher's answer that lacks a required word")
     hold_out: InputPath | None = Field(None, description="prompts that no row may equal; the judge's by default")
     near_duplicates: float = Field(0.8, gt=0, le=1, description="estimated Jaccard similarity that counts as equal")
     test_size: int = Field(100, ge=2, description="rows set aside to measure held-out answers on")
 
+    @property
+    def asked(self) -> list[Asked]:
+        return teachers(self.teacher, self.endpoint)
+
+    @property
+    def made_by(self) -> Generator:
+        return GENERATORS[self.generator]
+
     @model_validator(mode="after")
     def _source_fits(self) -> "GenerateConfig":
-        if self.generator == "backtranslate" and self.source is None:
-            raise ValueError("generator backtranslate needs 'source': a JSONL file with a 'text' column")
-        if self.generator == "instructions" and self.source is not None:
-            raise ValueError("generator instructions takes no 'source'; use generator: backtranslate")
+        generator = self.made_by
+        if generator.source_needed and self.source is None:
+            raise ValueError(f"generator {self.generator} needs 'source': JSONL with a '{generator.column}' column")
+        if generator.column is None and self.source is not None:
+            others = [name for name, other in GENERATORS.items() if other.column]
+            raise ValueError(f"generator {self.generator} takes no 'source'; use one of {', '.join(others)}")
         return self
 
     @model_validator(mode="after")
     def _teacher_fits(self) -> "GenerateConfig":
-        if self.teacher is not None and self.generator != "instructions":
+        generator = self.made_by
+        if self.asked and generator.ask is None:
             raise ValueError(f"generator {self.generator} has its answers already; delete 'teacher'")
+        unanswered = not generator.answers or (self.source is not None and not generator.source_needed)
+        if not self.asked and unanswered:
+            raise ValueError(f"generator {self.generator} has no answers of its own here; add 'teacher'")
         idle = [name for name in OF_A_TEACHER if getattr(self, name) != type(self).model_fields[name].default]
-        if self.teacher is None and idle:
+        if not self.asked and idle:
             raise ValueError(f"{' and '.join(idle)}: for a teacher's answers, and there is none; add 'teacher'")
+        remote = [one.endpoint is not None for one in self.asked]
+        unread = {"sampling"} if all(remote) else set() if any(remote) else {"endpoint", "budget"}
+        for name in unread & set(idle) if self.asked else ():
+            where = "here" if name == "sampling" else "behind an endpoint"
+            raise ValueError(f"{name}: for a teacher {where}, and there is none; delete it")
+        if not isinstance(self.teacher, str) and "endpoint" in idle:
+            raise ValueError("endpoint: of several teachers each has its own; move it into the list")
         return self
 
 
 def check(config: GenerateConfig, where: str) -> None:
-    """Refuse a source with a broken line, or a directory that cannot be asked, before any compute."""
-    if config.teacher is not None:
-        check_template(config.teacher, f"{where}.teacher")
+    """Refuse a source with a broken line, a directory that cannot be asked, or a budget without a price."""
+    for one in config.asked:
+        if one.endpoint is not None:
+            limit_of(config.budget, one.endpoint)
+    names = [config.teacher] if isinstance(config.teacher, str) else [one.model for one in config.teacher or ()]
+    for one, name in zip(config.asked, names, strict=True):
+        if one.endpoint is None and name is not None:
+            check_template(name, f"{where}.{one.name}")
     if config.source is not None:
-        for _ in _texts(config.source):
-            pass
+        check_source(config.source, str(config.made_by.column))
+
+
+def ready(config: GenerateConfig) -> None:
+    """Refuse an endpoint whose key is not set, before anything runs."""
+    for one in config.asked:
+        if one.endpoint is not None:
+            api_key(one.endpoint)
 
 
 def run(config: GenerateConfig, ctx: StageContext) -> Metrics:
-    """train.jsonl and test.jsonl: {"id", "messages", "words", …}; every row that is dropped is counted."""
+    """train.jsonl and test.jsonl: {"id", "messages", "provenance", …}; every row that is dropped is counted."""
     from data_gen.dedup import deduplicate
     from data_gen.holdout import drop_held_out
 
-    teacher = open_teacher(ctx.inputs["teacher"]) if config.teacher is not None else None
-    rows, counts = _made(config, ctx)
+    opened = open_teachers(config, ctx)
+    rows, counts = drafted(config, ctx)
     counts["control strings removed"] = _strip(rows)
     prompts = read_rows(config.hold_out) if config.hold_out else []
-    written, not_asked = None, 0
-    if teacher is not None:
+    not_asked, taught = 0, Metrics()
+    if config.asked:
         rows, not_asked = drop_held_out([_unanswered(row) for row in rows], prompts)
-        written = write_answers(teacher, rows, config.sampling, config.seed, config.require_words, ctx)
-        rows, counts = written.rows, counts | written.counts
+        rows, faults, taught = answered(config, opened, rows, ctx)
+        counts |= faults
+    else:
+        rows = [{**row, "provenance": _own(config)} for row in rows]
     with ctx.progress(len(rows), "rows compared") as tick:
         rows, same = deduplicate(rows, config.near_duplicates, tick)
     rows, held = drop_held_out(rows, prompts)
     counts |= same | {"equal to a held-out prompt": not_asked + held}
+    return {**_written(config, rows, counts, ctx), **taught, **_share(taught, len(rows))}
+
+
+def _written(config: GenerateConfig, rows: Sequence[Row], counts: Mapping[str, int], ctx: StageContext) -> Metrics:
     if len(rows) < 2 * config.test_size:
         raise PosttrainError(
             f"generate: {len(rows)} rows are left ({_shown(counts)}); at least {2 * config.test_size} are needed "
@@ -91,77 +153,40 @@ def run(config: GenerateConfig, ctx: StageContext) -> Metrics:
     write_rows(ctx.out / "test.jsonl", (row for at, row in enumerate(rows) if at in held_out))
     write_rows(ctx.out / "train.jsonl", (row for at, row in enumerate(rows) if at not in held_out))
     kept = len(rows) - config.test_size
-    by = config.generator if teacher is None else f"{config.generator}, answered by {teacher.reference}"
+    by = ", ".join(_shown_teacher(config, one, ctx) for one in config.asked)
+    summary = f"{kept:,} rows by {config.generator}{f', answered by {by}' if by else ''}"
     return {
-        "summary": f"{kept:,} rows by {by}, {config.test_size} held out; dropped: {_shown(counts)}",
+        "summary": f"{summary}, {config.test_size} held out; dropped: {_shown(counts)}",
         "rows": kept,
         "rows_held_out": config.test_size,
         "counts": counts,
-        **(_teacher_metrics(written, len(rows)) if written else {}),
     }
 
 
-def _teacher_metrics(written: Written, left: int) -> Metrics:
-    """What the teacher wrote, and the share of its answers that are left."""
-    return {
-        "answers": written.answers,
-        "share_kept": round(left / written.answers, 4),
-        "teacher_tokens": written.tokens,
-        "tokens_per_second": written.tokens_per_second,
-    }
+def _shown_teacher(config: GenerateConfig, one: Asked, ctx: StageContext) -> str:
+    return one.endpoint.model if one.endpoint is not None else ctx.inputs[one.name].reference
+
+
+def _share(taught: Metrics, left: int) -> Metrics:
+    """The share of a teacher's answers that are left."""
+    return {"share_kept": round(left / taught["answers"], 4)} if taught else {}
+
+
+def _own(config: GenerateConfig) -> Row:
+    return {"generator": config.generator, "teacher": None, "prompt_sha256": None, "seed": config.seed, "usd": 0.0}
 
 
 def _unanswered(row: Row) -> Row:
-    return {**row, "messages": row["messages"][:-1]}
+    from data_gen.generator import own_request
+
+    return {**row, "messages": own_request(row)}
 
 
-def _shown(counts: dict[str, int]) -> str:
+def _shown(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count and name != "kept") or "none"
 
 
-def _made(config: GenerateConfig, ctx: StageContext) -> tuple[list[Row], dict[str, int]]:
-    """All rows as they come from the generator, a journal file every CHUNK rows."""
-    make, total, counts = _generator(config)
-    journal = ctx.work / "rows"
-    journal.mkdir(exist_ok=True)
-    rows: list[Row] = []
-    with ctx.progress(total, "rows") as tick:
-        for start in range(0, total, CHUNK):
-            path = journal / f"rows-{start:07d}.jsonl"
-            if not path.is_file():
-                write_rows(path, make(start, min(start + CHUNK, total)))
-            rows += read_rows(path)
-            tick(min(start + CHUNK, total))
-    return rows, counts
-
-
-def _generator(config: GenerateConfig) -> tuple[Callable[[int, int], list[Row]], int, dict[str, int]]:
-    """A function of (start, stop), how many rows there are, and what was dropped on the way."""
-    skip = config.skip
-    if config.source is None:
-        from data_gen.instructions import instruction_rows
-
-        return lambda start, stop: instruction_rows(config.seed, skip + start, skip + stop), config.rows, {}
-    from data_gen.backtranslate import backtranslate_rows
-
-    rows, counts = backtranslate_rows(list(_texts(config.source)), config.seed)
-    if len(rows) <= skip:
-        raise PosttrainError(
-            f"{config.source}: {len(rows)} texts can be used ({_shown(counts)}); more than {skip}, those that are "
-            "skipped, are needed. Give another source, or a smaller skip."
-        )
-    return lambda start, stop: rows[skip + start : skip + stop], min(config.rows, len(rows) - skip), counts
-
-
-def _texts(source: Path) -> Iterator[str]:
-    for number, row in enumerate(read_rows(source), start=1):
-        text = row.get("text")
-        if not isinstance(text, str):
-            raise PosttrainError(f"{source}, row {number}: no 'text'; a string is needed. Correct or delete the row.")
-        yield text
-
-
-def _strip(rows: list[Row]) -> int:
+def _strip(rows: Sequence[Row]) -> int:
     """Remove control strings from every text field, in place; returns how many were removed."""
     from data_gen.strip import strip_control
     from posttrain.lm.tokenizer import CHAT_TOKENS
@@ -176,22 +201,34 @@ def _strip(rows: list[Row]) -> int:
     return total
 
 
+def _template(config: GenerateConfig) -> str | None:
+    """The words of the questions decide the answers."""
+    name = config.made_by.template
+    return sha256_file(TEMPLATES / name) if name and config.asked else None
+
+
 GENERATE = Stage(
     kind="generate",
-    version=2,
+    version=3,
     config=GenerateConfig,
     makes="rows",
-    inputs={"teacher": frozenset({"model"})},
+    inputs={TEACHER: frozenset({"model"}), "source": frozenset({"rows"})},
     run=run,
     sources=(
         "posttrain/stages/generate.py",
+        "posttrain/stages/drafting.py",
         "posttrain/stages/teaching.py",
+        "posttrain/stages/teaching_rows.py",
+        "posttrain/stages/remote_teaching.py",
         "posttrain/engines/transformers_engine.py",
         "posttrain/lm/chat.py",
         "posttrain/lm/models.py",
         "data_gen",
         "eval/words.py",
     ),
-    outside=frozenset({"teacher"}),
+    outside=frozenset({TEACHER, "source"}),
     check=check,
+    ready=ready,
+    remote=teacher_calls,
+    also=_template,
 )

@@ -6,16 +6,17 @@ teacher wrote.
 
 import re
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import Field
 
+from posttrain.chain.identity import digest_of_json
 from posttrain.chain.paths import find_path
 from posttrain.chain.stage import Config, Input, StageContext
 from posttrain.errors import PosttrainError
-from posttrain.rows import Row, read_rows
+from posttrain.rows import read_rows
 
 if TYPE_CHECKING:
     from posttrain.engines.transformers_engine import Completion, Prompt
@@ -51,14 +52,26 @@ class Sampled(NamedTuple):
     tokens_per_second: float | None  # written in this call; None: a killed run had written all
 
 
-class Written(NamedTuple):
-    """Rows with the teacher's answers, and how many had which fault; `answers` and `tokens` count all, kept or not."""
+class Told(NamedTuple):
+    """What came back for a row: the completion, the sha256 of what was asked, and its price in dollars, if known.
 
-    rows: list[Row]
-    counts: dict[str, int]
-    answers: int
+    `fault` is why there is none.
+    """
+
+    completion: "Completion | None"
+    prompt_sha256: str
+    usd: float | None = 0.0
+    fault: str | None = None
+
+
+class Replies(NamedTuple):
+    """Replies of one teacher by row id; `tokens` counts all that it wrote, kept or not."""
+
+    identity: str
+    replies: dict[str, Told]
     tokens: int
     tokens_per_second: float | None  # as in `Sampled`
+    controls: frozenset[str]  # what no answer of it may hold
 
 
 def check_template(reference: str, where: str) -> None:
@@ -87,24 +100,24 @@ def open_teacher(source: Input) -> Teacher:
     return Teacher(path, source.identity, source.reference, ChatFormat(load_tokenizer(path), source.reference))
 
 
-def write_answers(
+def local_answers(
     teacher: Teacher,
-    rows: Sequence[Row],
+    asked: Mapping[str, Sequence[Mapping[str, str]]],
     settings: SamplingSettings,
     seed: int,
-    require_words: bool,
     ctx: StageContext,
-) -> Written:
-    """Answers to rows whose messages end with the user's, in their order; finished blocks of a killed run are kept."""
+    folder: str,
+) -> Replies:
+    """Answers of a model that is here to `asked`, messages by row id; finished blocks of a killed run are kept."""
     from posttrain.engines.transformers_engine import Prompt
     from posttrain.lm.device import device
     from posttrain.lm.models import load_model
 
-    prompts = [Prompt(row["id"], teacher.chat.render(row["messages"], add_generation_prompt=True).ids) for row in rows]
+    prompts = [Prompt(key, teacher.chat.render(said, add_generation_prompt=True).ids) for key, said in asked.items()]
     model = load_model(teacher.path).to(device())
-    made = sample_answers(model, teacher.chat, prompts, settings, seed, ctx)
-    kept, counts = _kept(teacher, rows, made.completions, require_words)
-    return Written(kept, counts, len(rows), made.tokens, made.tokens_per_second)
+    made = sample_answers(model, teacher.chat, prompts, settings, seed, ctx, folder)
+    replies = {key: Told(made.completions[key], digest_of_json(said)) for key, said in asked.items()}
+    return Replies(teacher.identity, replies, made.tokens, made.tokens_per_second, control_strings(teacher.chat))
 
 
 def sample_answers(
@@ -135,23 +148,6 @@ def sample_answers(
         found = sample(model, chat.tokenizer, chat.stop_ids, prompts, how, blocks, report)
     tokens = sum(answer.tokens for answer in found.values())
     return Sampled(found, tokens, round(rate(tokens), 1) if tokens > known else None)
-
-
-def _kept(
-    teacher: Teacher, rows: Sequence[Row], found: "dict[str, Completion]", require_words: bool
-) -> tuple[list[Row], dict[str, int]]:
-    controls = control_strings(teacher.chat)
-    counts = dict.fromkeys(FAULTS, 0)
-    kept = []
-    for row in rows:
-        answer = found[row["id"]]
-        wrong = fault(answer, row["words"] if require_words else (), controls)
-        if wrong is not None:
-            counts[wrong] += 1
-            continue
-        messages = [*row["messages"], {"role": "assistant", "content": answer.text}]
-        kept.append({**row, "messages": messages, "teacher": teacher.identity})
-    return kept, counts
 
 
 def fault(answer: "Completion", words: Sequence[str], controls: Collection[str]) -> str | None:

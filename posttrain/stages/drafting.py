@@ -1,0 +1,64 @@
+"""What a generator drafts: its source, and its rows with a journal file every CHUNK of them."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from posttrain.chain.paths import find_path
+from posttrain.chain.stage import Input, StageContext
+from posttrain.errors import PosttrainError
+from posttrain.rows import Row, read_rows, write_rows
+
+if TYPE_CHECKING:
+    from posttrain.stages.generate import GenerateConfig
+
+CHUNK = 1_000  # rows a journal file: what a killed run does not make again
+
+
+def check_source(reference: str, column: str) -> None:
+    """Refuse a local file with a broken line or a row without its column. Another name may be a step's."""
+    path = find_path(reference)
+    if path.is_file():
+        for _ in _with_column(read_rows(path), column, reference):
+            pass
+
+
+def source_rows(source: Input, column: str) -> list[Row]:
+    """The rows of a file, or those that a step made to train on."""
+    path = source.path / "train.jsonl" if source.path.is_dir() else source.path
+    return list(_with_column(read_rows(path), column, source.reference))
+
+
+def _with_column(rows: list[Row], column: str, where: str) -> Iterator[Row]:
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row.get(column), str):
+            raise PosttrainError(
+                f"{where}, row {number}: no '{column}'; a string is needed. Correct or delete the row."
+            )
+        yield row
+
+
+def drafted(config: "GenerateConfig", ctx: StageContext) -> tuple[list[Row], dict[str, int]]:
+    """All rows as they come from the generator, and what of the source could not be used."""
+    generator, skip = config.made_by, config.skip
+    source = source_rows(ctx.inputs["source"], str(generator.column)) if config.source is not None else []
+    draft = generator.draft(config.seed, source)
+    total = config.rows
+    if draft.total is not None:
+        if draft.total <= skip:
+            dropped = ", ".join(f"{count:,} {name}" for name, count in draft.dropped.items() if count) or "none"
+            raise PosttrainError(
+                f"{ctx.inputs['source'].reference}: {draft.total} texts can be used (dropped: {dropped}); more than "
+                f"{skip}, those that are skipped, are needed. Give another source, or a smaller skip."
+            )
+        total = min(total, draft.total - skip)
+    journal = ctx.work / "rows"
+    journal.mkdir(exist_ok=True)
+    rows: list[Row] = []
+    with ctx.progress(total, "rows") as tick:
+        for start in range(0, total, CHUNK):
+            path = journal / f"rows-{start:07d}.jsonl"
+            if not path.is_file():
+                write_rows(path, draft.make(skip + start, skip + min(start + CHUNK, total)))
+            rows += read_rows(path)
+            tick(min(start + CHUNK, total))
+    return rows, dict(draft.dropped)

@@ -1,0 +1,87 @@
+"""Rows and their teachers: each row is asked of one of them, and its answer kept where nothing is wrong with it."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from posttrain.chain.stage import Metrics, StageContext
+from posttrain.engines.journal import Journal
+from posttrain.rows import Row
+from posttrain.stages.asking import Account
+from posttrain.stages.remote_teaching import Question, endpoint_answers
+from posttrain.stages.teachers import TEACHER, Asked, shares
+from posttrain.stages.teaching import FAULTS, Replies, Teacher, Told, fault, local_answers, open_teacher
+
+if TYPE_CHECKING:
+    from posttrain.stages.generate import GenerateConfig
+
+
+def open_teachers(config: "GenerateConfig", ctx: StageContext) -> dict[str, Teacher]:
+    """Those that are here, by their inputs' names, without their weights."""
+    return {one.name: open_teacher(ctx.inputs[one.name]) for one in config.asked if one.endpoint is None}
+
+
+def answered(
+    config: "GenerateConfig", opened: Mapping[str, Teacher], rows: Sequence[Row], ctx: StageContext
+) -> tuple[list[Row], dict[str, int], Metrics]:
+    """The rows with answers, in their order; how many have none, by reason; and what asking came to."""
+    parts = shares(config.asked, rows, config.seed)
+    with Journal(ctx.journal) as journal:
+        account = Account(journal, ctx)
+        made = {one.name: _ask(config, one, opened, parts[one.name], journal, ctx) for one in config.asked}
+        remote = [one.endpoint for one in config.asked if one.endpoint is not None]
+        priced = all(
+            told.usd is not None for found in made.values() for told in found.replies.values() if not told.fault
+        )
+        spent = account.spent(priced) if remote else {}
+    by_row = {row["id"]: found for name, found in made.items() for row in parts[name]}
+    counts: Counter[str] = Counter(dict.fromkeys(FAULTS, 0))
+    kept = []
+    for row in rows:
+        result = _read(config, row, by_row[row["id"]])
+        if isinstance(result, str):
+            counts[result] += 1
+        else:
+            kept.append(result)
+    speeds = [found.tokens_per_second for found in made.values() if found.tokens_per_second is not None]
+    metrics = {
+        "answers": len(rows),
+        "teacher_tokens": sum(found.tokens for found in made.values()),
+        "tokens_per_second": speeds[0] if len(made) == 1 and speeds else None,
+    }
+    return kept, dict(counts), {**metrics, **spent}
+
+
+def _ask(
+    config: "GenerateConfig",
+    one: Asked,
+    opened: Mapping[str, Teacher],
+    rows: Sequence[Row],
+    journal: Journal,
+    ctx: StageContext,
+) -> Replies:
+    generator = config.made_by
+    assert generator.ask is not None  # the config has seen to it
+    if one.endpoint is not None:
+        asked = {row["id"]: Question(generator.ask(row), generator.schema(row)) for row in rows}
+        return endpoint_answers(one.endpoint, asked, journal, config.budget, ctx)
+    said = {row["id"]: generator.ask(row) for row in rows}
+    folder = one.name.replace(TEACHER, "answers")
+    return local_answers(opened[one.name], said, config.sampling, config.seed, ctx, folder)
+
+
+def _read(config: "GenerateConfig", row: Row, replies: Replies) -> Row | str:
+    """The answered row, or the first fault of the answer."""
+    from data_gen.generator import Rejected
+
+    told: Told = replies.replies[row["id"]]
+    if told.completion is None:
+        return str(told.fault)
+    wrong = fault(told.completion, row["words"] if config.require_words else (), replies.controls)
+    if wrong is not None:
+        return wrong
+    read = config.made_by.read(row, told.completion.text)
+    if isinstance(read, Rejected):
+        return read.reason
+    provenance = {"generator": config.generator, "teacher": replies.identity, "prompt_sha256": told.prompt_sha256}
+    return {**read, "provenance": {**provenance, "seed": config.seed, "usd": told.usd}}
