@@ -20,9 +20,9 @@ LONG = ("summary", "loss_curve", "preference_curve")  # not repeated among the f
 def report_markdown(recipe: str, nodes: Sequence[Named]) -> str:
     """The chain, the judge's axes, samples, and what every step recorded."""
     steps = steps_of(nodes)
-    parts = [f"# {recipe}", "", *_chain_table(steps), "", "## Judge", "", *_judged(nodes, steps)]
+    parts = [f"# {recipe}", "", *_chain_table(steps), "", "## Judge", "", *judge_section(nodes, steps), *_calls(nodes)]
     for one in exports_of(nodes):
-        parts += ["", f"## Exported files of {one.step}", "", one.note, "", *_table([COLUMNS, *one.rows])]
+        parts += ["", f"## Exported files of {one.step}", "", one.note, "", *table([COLUMNS, *one.rows])]
     columns, rows = sample_rows(nodes, 5)
     if rows:
         parts += ["", "## Samples", ""]
@@ -38,7 +38,8 @@ def report_markdown(recipe: str, nodes: Sequence[Named]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table; its first row is the head."""
     head, *others = (f"| {' | '.join(row)} |" for row in rows)
     return [head, "|" + "---|" * len(rows[0]), *others]
 
@@ -47,12 +48,12 @@ def _quoted(text: str) -> str:
     return text.replace("\n", "\n> ")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """One line that Markdown shows as it is: an endpoint's words may hold markup."""
     return MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
 
 
-def _judged(nodes: Sequence[Named], steps: Sequence[dict[str, Any]]) -> list[str]:
+def judge_section(nodes: Sequence[Named], steps: Sequence[dict[str, Any]]) -> list[str]:
     """The axes of every step, the gate's word, and what a language model as judge adds."""
     judges = ", ".join(dict.fromkeys(judge_name(step["judge"]) for step in steps if step["judge"])) or "none"
     scale = f"Judge: {judges}. Scores are 1-10 with a 95 % interval, prompts as clusters."
@@ -63,7 +64,7 @@ def _judged(nodes: Sequence[Named], steps: Sequence[dict[str, Any]]) -> list[str
             ruling = f"{step['judge']['verdict']}: {step['judge']['why']}{kept}"
             lines += [f"- **{step['name']}** {ruling}", *_canaries(step)]
             lines += [f"  - {one.about}: {one.text}" for one in found if one.step == step["name"]]
-    for note in [*map(_plain, judge_notes(nodes)), *_calls(nodes)]:
+    for note in map(plain, judge_notes(nodes)):
         lines += ["", note]
     return lines
 
@@ -73,7 +74,7 @@ def _calls(nodes: Sequence[Named]) -> list[str]:
     spent = costs(nodes)
     calls, tokens = sum(cost.calls for cost in spent), sum(cost.tokens for cost in spent)
     usd = dollars(total_usd(cost.usd for cost in spent))
-    return [f"The run sent {calls:,} remote calls: {tokens:,} tokens, {usd}."] if calls else []
+    return ["", f"The run sent {calls:,} remote calls: {tokens:,} tokens, {usd}."] if calls else []
 
 
 def _chain_table(steps: Sequence[dict[str, Any]]) -> list[str]:
