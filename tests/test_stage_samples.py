@@ -8,6 +8,7 @@ import pytest
 from stage_context import PROMPTS, context, given, run
 
 from posttrain.engines.transformers_engine import Prompt, Sampling, sample
+from posttrain.exporting.formats import write_format
 from posttrain.lm.chat import ChatFormat
 from posttrain.lm.models import load_model, load_tokenizer
 from posttrain.rows import Row, read_rows, write_rows
@@ -90,6 +91,15 @@ def test_progress_is_told_for_both_passes(tiny_chat_model: Path, tmp_path: Path)
     with pytest.raises(KeyboardInterrupt):
         reference_losses(load_model(tiny_chat_model), chat, ROWS, ctx.progress)
     assert len(reference_losses(load_model(tiny_chat_model), chat, ROWS, context(tmp_path, 7).progress)) == 3
+
+
+def test_a_prompt_of_rare_characters_fits_the_room_of_an_exported_file(tiny_chat_model: Path, tmp_path: Path) -> None:
+    write_format("gguf-f16", tiny_chat_model, tmp_path / "files/gguf-f16", "tiny")
+    rare = "\U0001f600" * 100
+    assert len(load_tokenizer(tiny_chat_model).encode(rare)) == 4 * len(rare)  # none of it was in its training text
+    prompts = short(tmp_path, [{"id": "p0", "prompt": rare}])
+    made, out = sampled(tmp_path / "a", tmp_path / "files", prompts, format="gguf-f16")
+    assert made["completions"] == 1 and read_rows(out / "completions.jsonl")[0]["prompt"] == rare
 
 
 def writing(tokens: list[int]) -> Any:

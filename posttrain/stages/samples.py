@@ -82,7 +82,7 @@ def _of_file(config: SamplesConfig, name: str, ctx: StageContext) -> Metrics:
         for row in rows
         for i in range(config.samples)
     ]
-    longest = max(len(row["prompt"]) for row in rows)  # characters, of which no tokenizer here makes more tokens
+    longest = max(len(row["prompt"].encode()) for row in rows)  # bytes: a rare character is a token a byte of UTF-8
     how = FileSampling(
         config.max_new_tokens, config.temperature, config.seed, config.block_size,
         config.max_new_tokens + longest + TEMPLATE, threads_for(format_of(name).size(folder)),
