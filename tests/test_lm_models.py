@@ -1,12 +1,13 @@
 """Models: chat tokens are added with the tie kept, adapters load onto the base that they name."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from posttrain.errors import PosttrainError
-from posttrain.lm.models import add_chat_tokens, load_model, load_tokenizer, save_model
+from posttrain.lm.models import ADAPTER, add_chat_tokens, load_model, load_tokenizer, root_of, save_model
 from posttrain.lm.nll import row_nll
 from posttrain.lm.token_row import TokenRow
 
@@ -47,6 +48,17 @@ def test_pickled_weights_are_never_read(tiny_chat_model: Path, tmp_path: Path) -
     torch.save(load_model(tiny_chat_model).state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(PosttrainError, match="safetensors"):
         load_model(tmp_path)
+
+
+def test_the_root_of_adapters_is_the_model_below_them_all(tmp_path: Path) -> None:
+    for name, base in (("first", "model"), ("second", "first")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ADAPTER).write_text(json.dumps({"base_model_name_or_path": str(tmp_path / base)}))
+    (tmp_path / "model").mkdir()
+    assert [root_of(tmp_path / name) for name in ("model", "first", "second")] == 3 * [tmp_path / "model"]
+    (tmp_path / "model").rmdir()
+    with pytest.raises(PosttrainError, match=r"first: its base model .*model is not here"):
+        root_of(tmp_path / "second")
 
 
 def test_row_nll_is_the_mean_over_supervised_tokens_alone(tiny_chat_model: Path) -> None:

@@ -38,7 +38,7 @@ def exported(folder: Path, model: Path, stop_after: int | None = None, **setting
 
 def asked(folder: Path, *counts: int) -> Path:
     """Prompts with references of so many sentences."""
-    rows = [{"id": f"r{at}", "prompt": "Tell me a story.", "reference": "The hen sat. " * count}
+    rows = [{"id": f"r{at}", "prompt": f"Tell me story {at}.", "reference": "The hen sat. " * count}
             for at, count in enumerate(counts)]  # fmt: skip
     write_rows(folder / "p.jsonl", rows)
     return folder / "p.jsonl"
@@ -127,6 +127,18 @@ def test_what_cannot_be_exported_is_refused_before_any_compute(wrong: dict[str, 
         checked("export", model="m", **{**FEW, **wrong})
 
 
+@pytest.mark.parametrize("wrong", [{"id": None}, {"id": "r0"}, {"id": 7}, {"prompt": None}, {"prompt": " "}])
+def test_rows_to_be_measured_on_without_an_id_or_a_prompt_are_refused_before_any_compute(
+    wrong: dict[str, Any], tmp_path: Path
+) -> None:
+    path = asked(tmp_path, 3, 4)
+    checked("export", model="m", **{**FEW, "measured_on": path})
+    first, second = read_rows(path)
+    write_rows(path, [first, {**second, **wrong}])
+    with pytest.raises(PosttrainError, match=r"p\.jsonl, row 2: found id .* with prompt .*; an 'id' of its own and"):
+        checked("export", model="m", **{**FEW, "measured_on": path})
+
+
 @pytest.mark.timeout(120)
 def test_a_file_answers_in_its_own_runtime_and_a_killed_run_goes_on(
     tiny_chat_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -165,7 +177,10 @@ def test_references_that_do_not_fit_the_context_are_left_out(tiny_chat_model: Pa
         )
         return corpus_of(config, tiny_chat_model)
 
-    assert [row.id for row in corpus(3, 300, 4).rows] == ["r0", "r2"]
+    found = corpus(300, 3, 4)
+    assert [row.id for row in found.rows] == ["r1", "r2"]
+    assert found.prompts == [row.prompt for row in found.rows]  # nor are their prompts completed
+    assert found.prompts != [row.prompt for row in corpus(2, 3, 4).rows[:2]]
     with pytest.raises(PosttrainError, match=r"1 references of .* fit the model's context of 512 tokens"):
         corpus(300, 4)
 

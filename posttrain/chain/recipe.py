@@ -15,7 +15,7 @@ from posttrain.chain.gates import Gate, StepGate, check_default, step_gate
 from posttrain.chain.paths import PROJECT, find_path
 from posttrain.chain.stage import Config, InputPath, Stage, StepConfig
 from posttrain.errors import PosttrainError
-from posttrain.rows import read_rows
+from posttrain.rows import Row, read_rows
 
 M = TypeVar("M", bound=BaseModel)
 KEYS = ("name", "seed", "judge", "gate", "steps")
@@ -138,8 +138,8 @@ def parse_recipe(raw: dict[str, Any], where: str, table: Mapping[str, Stage]) ->
     judge = None
     if raw.get("judge") is not None:
         judge = _checked(judge_settings(table), raw["judge"], f"{where}: judge")
-        _check_prompts(judge.prompts)
-        _check_prompts(judge.canaries)
+        checked_prompts(judge.prompts)
+        checked_prompts(judge.canaries)
     default = _gate(raw, f"{where}: gate", judge)
     shared = {} if raw.get("seed") is None else {"seed": raw["seed"]}
     parsed = {step: _step(step, value, where, table, shared, judge) for step, value in steps.items()}
@@ -168,10 +168,11 @@ def _named(name: object, where: str) -> str:
     return str(name)
 
 
-def _check_prompts(path: Path) -> None:
-    """Every prompt has its own id and a text: seen now, not after an hour of training."""
+def checked_prompts(path: Path) -> list[Row]:
+    """Rows of which each has its own id and a prompt with text: seen now, not after an hour of training."""
     seen: set[str] = set()
-    for number, row in enumerate(read_rows(path), start=1):
+    rows = read_rows(path)
+    for number, row in enumerate(rows, start=1):
         key, prompt = row.get("id"), row.get("prompt")
         if not isinstance(key, str) or not isinstance(prompt, str) or not prompt.strip() or key in seen:
             raise PosttrainError(
@@ -179,6 +180,7 @@ def _check_prompts(path: Path) -> None:
                 "an 'id' of its own and a non-empty 'prompt' are needed. Correct or delete the row."
             )
         seen.add(key)
+    return rows
 
 
 def _step(

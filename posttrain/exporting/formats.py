@@ -125,11 +125,9 @@ def _bytes_of_gguf(kind: str) -> Callable[[Path], int]:
 
 def _bytes_in_fp32(path: Path) -> int:
     """4 bytes a stored number, whatever the precision on disk; an adapter adds none to its base once merged."""
-    from posttrain.lm.models import ADAPTER, base_of
+    from posttrain.lm.models import root_of
 
-    if (path / ADAPTER).is_file():
-        return _bytes_in_fp32(base_of(path))
-    return sum(4 * _numbers(file) for file in path.glob("*.safetensors"))
+    return sum(4 * _numbers(file) for file in root_of(path).glob("*.safetensors"))
 
 
 def _numbers(file: Path) -> int:

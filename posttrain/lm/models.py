@@ -61,6 +61,13 @@ def base_of(adapter: Path) -> Path:
     return path
 
 
+def root_of(path: Path) -> Path:
+    """The model below all adapters; a directory that is no adapter is its own root."""
+    while (path / ADAPTER).is_file():
+        path = base_of(path)
+    return path
+
+
 def add_chat_tokens(model: Any, tokenizer: Any) -> list[int]:
     """Give a model without a chat template our four chat tokens; returns the new ids (to be trained by sft).
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from posttrain.chain.recipe import checked_prompts
 from posttrain.errors import PosttrainError
-from posttrain.rows import Row, read_rows
+from posttrain.rows import Row
 
 if TYPE_CHECKING:
     from posttrain.exporting.measure import Corpus
@@ -18,13 +19,14 @@ TEXTS = (  # beside the references: what tokenizers are known to cut in differen
 
 
 def references(config: "ExportConfig", where: str) -> list[Row]:
-    """The rows that are scored."""
+    """The rows that are scored; each has an id of its own and a prompt."""
     if config.measured_on is None:
         raise PosttrainError(
             f"{where}.measured_on: found nothing; a file of rows with 'prompt' and 'reference' is needed. Name one, or "
             "add 'judge:' to the recipe, whose prompts are then taken."
         )
-    told = [row for row in read_rows(config.measured_on) if str(row.get("reference") or "").strip()][: config.rows]
+    rows = checked_prompts(config.measured_on)
+    told = [row for row in rows if isinstance(row.get("reference"), str) and row["reference"].strip()][: config.rows]
     if len(told) < 2:
         raise PosttrainError(
             f"{where}.measured_on: {config.measured_on} has {len(told)} rows with a 'reference'; at least 2 are needed "
@@ -45,7 +47,7 @@ def corpus_of(config: "ExportConfig", source: Path) -> "Corpus":
     tokenizer = load_tokenizer(source)
     told = references(config, "export")
     chats = tokenizer.chat_template is not None
-    asked = [[{"role": "user", "content": str(row["prompt"])}] for row in told]
+    asked = [[{"role": "user", "content": row["prompt"]}] for row in told]
 
     def ids(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False))
@@ -58,8 +60,7 @@ def corpus_of(config: "ExportConfig", source: Path) -> "Corpus":
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     prompts = [prompt(chat) for chat in asked]
     rows = [
-        Scored(str(row["id"]), before, [*ids(row["reference"]), *end])
-        for row, before in zip(told, prompts, strict=True)
+        Scored(row["id"], before, [*ids(row["reference"]), *end]) for row, before in zip(told, prompts, strict=True)
     ]
     context = _context(source)
     rows = [row for row in rows if len(row.prompt) + len(row.answer) < context]
@@ -68,25 +69,21 @@ def corpus_of(config: "ExportConfig", source: Path) -> "Corpus":
             f"export: {len(rows)} references of {config.measured_on} fit the model's context of {context} tokens; at "
             "least 2 are needed to measure what a file loses. Name shorter ones in measured_on, or more rows."
         )
-    texts = [str(row["reference"]) for row in told] + list(TEXTS)
-    return Corpus(rows, texts, asked if chats else [], prompts[: config.completions])
+    texts = [row["reference"] for row in told] + list(TEXTS)
+    return Corpus(rows, texts, asked if chats else [], [row.prompt for row in rows[: config.completions]])
 
 
 def untuned(source: Path) -> Path | None:
     """The model below all adapters; None where there is none."""
-    path = _root(source)
+    from posttrain.lm.models import root_of
+
+    path = root_of(source)
     return None if path == source else path
-
-
-def _root(path: Path) -> Path:
-    from posttrain.lm.models import ADAPTER, base_of
-
-    while (path / ADAPTER).is_file():
-        path = base_of(path)
-    return path
 
 
 def _context(source: Path) -> int:
     from transformers import AutoConfig
 
-    return int(AutoConfig.from_pretrained(_root(source)).get_text_config().max_position_embeddings)
+    from posttrain.lm.models import root_of
+
+    return int(AutoConfig.from_pretrained(root_of(source)).get_text_config().max_position_embeddings)
