@@ -32,6 +32,19 @@ def test_a_kind_that_must_not_lose_asks_for_no_more(tmp_path: Path) -> None:
     assert load_recipe(path, table, ["sft.gate.test=superior"]).gates["sft"].margin is None
 
 
+def test_files_are_compared_and_stand_in_no_models_place(tmp_path: Path) -> None:
+    table = {**FAKES, "sft": replace(FAKES["sft"], makes="files", test="non_inferior")}
+    path = str(write_recipe(tmp_path))
+    default = ["gate.on_fail=keep_previous", "gate.on_inconclusive=keep_previous"]  # for the steps that make models
+    assert load_recipe(path, table, default).gates["sft"] == StepGate(
+        "instruct", None, "non_inferior", MARGIN, "stop", on_inconclusive="go_on"
+    )
+    assert load_recipe(path, FAKES, default).gates["sft"].on_inconclusive == "keep_previous"
+    for key, said in (("on_fail", "stop or warn is allowed: it makes files"), ("on_inconclusive", "it makes files")):
+        with pytest.raises(PosttrainError, match=rf"sft\.gate\.{key}: found 'keep_previous'; {said}"):
+            load_recipe(path, table, [f"sft.gate.{key}=keep_previous"])
+
+
 def test_a_steps_own_keys_go_before_the_recipes(tmp_path: Path) -> None:
     path = write_recipe(tmp_path)
     default = ("gate.axis=plot", "gate.test=non_inferior", "gate.margin=0.5", "gate.on_fail=keep_previous")

@@ -93,7 +93,9 @@ def step_gate(
         _refuse(given & {"test", "margin", *OF_TWO}, chosen, "a step that makes rows is held to a minimum", where)
         return StepGate(chosen.axis, chosen.minimum, None, None, _without_keeping(own, chosen, stage, where))
     if stage.makes == "files":
-        chosen = chosen.model_copy(update={"on_fail": _without_keeping(own, chosen, stage, where)})
+        _refuse(given & {"on_inconclusive"}, chosen, "it makes files, so no earlier model could be handed on", where)
+        on_fail = _without_keeping(own, chosen, stage, where)
+        chosen = chosen.model_copy(update={"on_fail": on_fail, "on_inconclusive": "go_on"})
     _refuse(given & {"minimum"}, chosen, "only a step that makes rows has a minimum", where)
     if not _starts_from_step(config, stage, steps):
         _refuse(
@@ -108,8 +110,6 @@ def step_gate(
         raise PosttrainError(f"{where}.margin: {_without_test(own.margin)}")
     margin = (chosen.margin or MARGIN) if test == "non_inferior" else None
     of_two = {key: getattr(chosen, key) for key in OF_TWO}
-    if stage.makes == "files":
-        of_two["on_inconclusive"] = "go_on"
     return StepGate(chosen.axis, None, test, margin, chosen.on_fail, **of_two)
 
 
