@@ -22,7 +22,7 @@ from data_gen.storyworld import read_yaml
 from data_gen.strip import strip_control
 
 SHORTEST, LONGEST = 15, 80  # words of a persona that is written
-FEWEST_WORDS, MOST_WORDS = 3, 200  # of a persona that is given
+TOO_LONG = 2_000  # characters of a persona that is given
 ECHO = 6  # as many words of a template in a row, and a reply repeats it
 MARKS = re.compile(r"[<>|\[\]＜＞｜［］\x85\u2028\u2029]")  # what control tokens are made of, and ends of lines
 NAMED = re.compile(r"\b(?:named|called|name is)\s+[A-Z]")
@@ -152,8 +152,10 @@ def usable(source: Sequence[Row]) -> tuple[list[str], Counter[str]]:
     dropped: Counter[str] = Counter()
     for row in source:
         text = " ".join(row["persona"].split())
-        if not FEWEST_WORDS <= len(text.split()) <= MOST_WORDS:
-            dropped["persona too short or too long"] += 1
+        if not text:
+            dropped["persona empty"] += 1
+        elif len(text) > TOO_LONG:
+            dropped["persona too long"] += 1
         elif strip_control(text, ())[1]:
             dropped["persona with a control string"] += 1
         elif text in found:

@@ -147,14 +147,14 @@ def test_a_quoted_text_is_one_json_string_without_the_marks_of_control_tokens(te
 
 
 def test_personas_that_cannot_be_used_are_counted() -> None:
-    texts = [BAKER, f"  {BAKER}\n", "A baker.", "word " * 201, "A baker who says <|us<|user|>er|> and more.", KEEPER]
+    texts = [BAKER, f"  {BAKER}\n", " \n", "x" * 2_001, "A baker who says <|us<|user|>er|> and more.", KEEPER]
     found, dropped = usable([{"persona": text} for text in texts])
     assert found == [BAKER, KEEPER]
     assert dropped == {
-        "persona given twice": 1, "persona too short or too long": 2, "persona with a control string": 1,
+        "persona given twice": 1, "persona empty": 1, "persona too long": 1, "persona with a control string": 1,
     }  # fmt: skip
     for generator in (DIARIES, PROFILES):
-        assert generator.draft(3, [{"persona": "A baker."}]).total == 0
+        assert generator.draft(3, [{"persona": ""}]).total == 0
 
 
 # Replies
