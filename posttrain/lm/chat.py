@@ -19,6 +19,7 @@ from posttrain.lm.token_row import TokenRow
 
 Message = Mapping[str, str]
 STAND_IN = re.compile("\ue000([0-9]+)\ue001")
+ROLE = re.compile("[A-Za-z_]+")
 MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 # `{% generation %}` marks what is supervised: the answer and the stop token after it.
@@ -63,8 +64,17 @@ class ChatFormat:
         self.stop_ids = self._stops()
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> Rendered:
-        """Ids and supervision of `messages`; the same ids in training and when asking."""
-        stand_ins = [{**message, "content": f"\ue000{i}\ue001"} for i, message in enumerate(messages)]
+        """Ids and supervision of `messages`; the same ids in training and when asking.
+
+        The template sees roles, which are plain words, and stand-ins; other fields of a message are left out.
+        """
+        for message in messages:
+            if not ROLE.fullmatch(message["role"]):
+                raise PosttrainError(
+                    f"{self.where}: a message has the role {message['role']!r}; a plain word is needed, such as user, "
+                    "assistant or system. Correct or delete its row."
+                )
+        stand_ins = [{"role": message["role"], "content": f"\ue000{i}\ue001"} for i, message in enumerate(messages)]
         texts, spans = render_jinja_template(
             conversations=[stand_ins],
             chat_template=self.template,
