@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from data_gen.diaries import DIARIES
+from data_gen.extraction import EXTRACTION
 from data_gen.generator import Draft, Generator, Row
 from data_gen.personas import PERSONAS
 from data_gen.profiles import PROFILES
@@ -24,6 +25,7 @@ def _backtranslate(seed: int, source: Sequence[Row]) -> Draft:
 GENERATORS: dict[str, Generator] = {
     "instructions": Generator(_instructions),
     "backtranslate": Generator(_backtranslate, column="text", source_needed=True, ask=None),
+    "extraction": EXTRACTION,
     "personas": PERSONAS,
     "diaries": DIARIES,
     "profiles": PROFILES,

@@ -125,6 +125,7 @@ def judge_blind(
     canaries: Sequence[Canary],
     *,
     seed: int,
+    asked: Sequence[str] = ASKED,
     with_references: bool = False,
     chunk: int | None = CHUNK,
     report: Callable[[int], None] = lambda done: None,
@@ -132,8 +133,8 @@ def judge_blind(
     """Judge completions and canaries as one sequence, in random order and under ids that tell nothing.
 
     The judge is fitted on the completions alone. It gets `chunk` rows at a time, or all at once (None), and `report`
-    is told how many are judged. `with_references` shows the references of the completions' prompts; never those of
-    canaries, whose gold answer is the reference.
+    is told how many are judged. `asked` are the fields of a prompt that it sees. `with_references` shows the references
+    of the completions' prompts; never those of canaries, whose gold answer is the reference.
     """
     rng = random.Random(f"blind {seed}")
     own = {prompt["id"]: prompt for prompt in chosen}
@@ -141,10 +142,11 @@ def judge_blind(
     name_of = {key: ("" if key in shared else "canary", key) for key in own}
     names = {("", key) for key in prompts} | {("", row["id"]) for row in completions} | set(name_of.values())
     keys = _numbered(names, rng)
-    asked = {keys[name_of[key]]: _asked(prompt) for key, prompt in own.items()}
-    asked |= {keys["", key]: _asked(prompt, with_references) for key, prompt in prompts.items()}
+    shown = [*asked, REFERENCE] if with_references else asked
+    seen = {keys[name_of[key]]: _only(asked, prompt) for key, prompt in own.items()}
+    seen |= {keys["", key]: _only(shown, prompt) for key, prompt in prompts.items()}
     rows = [{"id": keys["", row["id"]], "text": row["text"], "stopped": row["stopped"]} for row in completions]
-    judge = fit(asked, rows, training)
+    judge = fit(seen, rows, training)
     rows += [{"id": keys[name_of[canary.id]], "text": canary.text, "stopped": True} for canary in canaries]
     found = _in_any_order(judge, rows, rng, chunk or len(rows), report)
     return Blind(found[: len(completions)], found[len(completions) :])
@@ -156,8 +158,8 @@ def _numbered(names: set[tuple[str, str]], rng: random.Random) -> dict[tuple[str
     return {name: f"{number:05d}" for number, name in enumerate(order)}
 
 
-def _asked(prompt: Prompt, with_reference: bool = False) -> dict[str, Any]:
-    return {field: prompt.get(field) for field in (*ASKED, *([REFERENCE] if with_reference else []))}
+def _only(fields: Sequence[str], prompt: Prompt) -> dict[str, Any]:
+    return {field: prompt.get(field) for field in fields}
 
 
 def _in_any_order(

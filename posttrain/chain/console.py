@@ -257,6 +257,7 @@ def _score(metrics: dict[str, Any]) -> Text:
     used, pairs = metrics.get("words_used"), metrics.get("pairwise") or {}
     if used is not None:
         others.append(f"words used {used['share']:.0%}")
+    others += [f"{name} {share['score']:.0%}" for name, share in metrics.get("exact", {}).items()]
     if pairs.get("win_rate"):
         others.append(f"wins {pairs['win_rate']['score']:.0%}")
     line.append("  " + "  ".join(others), style="dim")

@@ -1,6 +1,7 @@
-"""What a language model as judge records beside its scores: comparisons with the step before, choices, notes.
+"""What judges record beside scores: exact shares; of a language model comparisons with the step before, choices, notes.
 
-In words, so that the page and the Markdown say the same. A rule judge records none of it, and nothing is said.
+In words, so that the page and the Markdown say the same. The rule judge of stories records none of it, and nothing is
+said.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ class Remark:
 
 
 def remarks(nodes: Sequence[Named]) -> list[Remark]:
-    """The win rate against the step before and the choices of every step whose judge recorded them."""
+    """The exact shares, win rate against the step before and choices of every step whose judge recorded them."""
     found = []
     for row, artifact in nodes:
         if row["kind"] == "judge":
@@ -38,6 +39,8 @@ def remarks(nodes: Sequence[Named]) -> list[Remark]:
 
 def _lines(judge: Artifact) -> Iterator[tuple[str, str]]:
     metrics = judge.record["metrics"]
+    if exact := metrics.get("exact"):
+        yield "exact shares", ", ".join(f"{name} {interval(share)}" for name, share in exact.items())
     if pairwise := metrics.get("pairwise"):
         void = f"{INVALID}, so this does not count: " if metrics["verdict"] == INVALID else ""
         yield f"against {step_before(judge.record) or 'the step before'}", void + win_sentence(pairwise)

@@ -13,8 +13,8 @@ REMOTE = "openai:"  # before the name of a model behind an endpoint
 PANEL = re.compile(rf"\+(?={REMOTE})")  # between the models of a panel; a plus in a name is none
 INVALID = "JUDGE INVALID"  # the judge failed on texts whose order is known: no verdict of it counts
 JUDGE_KEYS = (
-    "axes", "n_scored", "n_asked", "verdict", "why", "primary", "before", "changes", "words_used", "judge", "canaries",
-    "checks", "test", "margin", "minimum", "prompts_needed", "pairwise", "choices", "judge_notes",
+    "axes", "n_scored", "n_asked", "verdict", "why", "primary", "before", "changes", "words_used", "exact", "judge",
+    "canaries", "checks", "test", "margin", "minimum", "prompts_needed", "pairwise", "choices", "judge_notes",
 )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from eval.finding import Finding
     from eval.grading_prompt import Brief
     from eval.rubric import Rubric
+    from eval.rule_judges import RuleJudge
     from eval.verdict import Verdict
 
 ROWS_JUDGED = 200
@@ -79,16 +80,24 @@ class Ruled(Protocol):
 
 def graded_axes(config: Ruled) -> list[str]:
     """The axes of the rubric that are scores from 1 to 10; those that the rule judge does not know are an error."""
-    from eval.story_rules import AXES
+    from eval.rule_judges import RULE_JUDGES
 
-    graded = _graded(told_of(config))
-    unknown = [axis for axis in graded if axis not in AXES] if config.judge == RULE else []
+    graded, rules = _graded(told_of(config)), rules_of(config)
+    unknown = [axis for axis in graded if axis not in rules.axes] if config.judge == RULE else []
     if unknown:
+        known = ", or ".join(", ".join(judge.axes) for judge in RULE_JUDGES)
         raise PosttrainError(
-            f"{config.rubric}: axis '{unknown[0]}' is unknown to the rule judge; it knows {', '.join(AXES)}. "
+            f"{config.rubric}: axis '{unknown[0]}' is unknown to the rule judge; it knows {known}. "
             "Rename or delete that section."
         )
     return graded
+
+
+def rules_of(config: Ruled) -> "RuleJudge":
+    """The rule judge of the rubric's task, whose canaries test every other judge of that rubric as well."""
+    from eval.rule_judges import rule_judge_of
+
+    return rule_judge_of(_graded(told_of(config)))
 
 
 def rubric_of(config: Ruled) -> "Rubric":
@@ -129,10 +138,8 @@ def run(config: JudgeConfig, ctx: StageContext) -> Metrics:
     canaries.jsonl beside it: kind, id of the prompt, text, axes. pairs.jsonl where a language model has compared the
     answers with those of the step before.
     """
-    from eval.story_rules import rule_judge
-
     if config.judge == RULE:
-        return judge_with(rule_judge, config, ctx)
+        return judge_with(rules_of(config).fit, config, ctx)
     with Journal(ctx.journal) as journal:
         account = Account(journal, ctx)
         found = [Asker(one.endpoint, journal, ctx.run, config.budget, ctx.progress) for one in members(config)]
@@ -151,14 +158,14 @@ def judge_with(fit: "Fit", config: JudgeConfig, ctx: StageContext, at_once: bool
 
     `at_once` gives the judge all rows in one call, and leaves it to show its progress.
     """
-    from eval.canaries import CHUNK, checks, judge_blind, make
+    from eval.canaries import CHUNK, checks, judge_blind
 
-    told, chosen = told_of(config), chosen_prompts(config)
+    told, chosen, rules = told_of(config), chosen_prompts(config), rules_of(config)
     graded = _graded(told)
     prompts, completions = judged_rows(config, ctx.inputs["judged"].path)
     training = _training(ctx)
     findings = _findings(config, ctx, training)
-    canaries = make(chosen, config.seed)
+    canaries = rules.make(chosen, config.seed)
     bar = ctx.progress(len(completions) + len(canaries), "verdicts") if not at_once else nullcontext(lambda done: None)
     with bar as tick:
         found = judge_blind(
@@ -169,6 +176,7 @@ def judge_with(fit: "Fit", config: JudgeConfig, ctx: StageContext, at_once: bool
             chosen,
             canaries,
             seed=config.seed,
+            asked=rules.asked,
             with_references=shows_references(config),
             chunk=None if at_once else CHUNK,
             report=tick,
@@ -186,9 +194,9 @@ def judge_with(fit: "Fit", config: JudgeConfig, ctx: StageContext, at_once: bool
     )
     rule = Rule(config.axis, config.test, config.margin, config.minimum, config.hold)
     metrics = judge_metrics(rows, rule, _before(ctx), checks(canaries, bred), findings)
-    name = f"{RULE} (a proxy)" if config.judge == RULE else "+".join(one.name for one in members(config))
-    used = {"judge": name, "words_used": words_used(prompts, completions)}
-    return {**metrics, **used, **({"choices": shares(rows, choices)} if choices else {})}
+    name = f"{RULE} ({rules.worth})" if config.judge == RULE else "+".join(one.name for one in members(config))
+    exact = {"words_used": words_used(prompts, completions), "exact": rules.figures(prompts, completions)}
+    return {**metrics, "judge": name, **exact, **({"choices": shares(rows, choices)} if choices else {})}
 
 
 def _of(verdicts: "Mapping[str, Verdict]", axes: Iterable[str]) -> Row:
@@ -212,14 +220,15 @@ def _pairs(config: JudgeConfig, ctx: StageContext, asks: "Sequence[Ask]") -> Met
 
 def chosen_prompts(config: JudgeConfig) -> "Sequence[Mapping[str, Any]]":
     """Prompts for the canaries: the recipe's own, or the built-in ones where too few of these have a reference."""
-    from eval.canaries import FEWEST_SENTENCES, PROMPTS, choose
+    from eval.canaries import PROMPTS
 
+    rules = rules_of(config)
     for path in (config.prompts, config.canaries):
-        if chosen := choose(read_rows(path), config.seed):
+        if chosen := rules.choose(read_rows(path), config.seed):
             return chosen
     raise PosttrainError(
-        f"{config.canaries}: fewer than {PROMPTS} rows with 'words' and a 'reference' of {FEWEST_SENTENCES} sentences "
-        f"and more, and {config.prompts} has no more; the judge is tested with them. Add rows to one of the two."
+        f"{config.canaries}: fewer than {PROMPTS} rows with {rules.needed}, and {config.prompts} has no more; "
+        "the judge is tested with them. Add rows to one of the two."
     )
 
 

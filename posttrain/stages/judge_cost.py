@@ -67,8 +67,8 @@ def _estimate(path: Path, endpoint: Any, requests: Sequence[Any]) -> Any:
 
 
 def _ask_everything(config: "JudgeConfig", planned: Planned, asks: "Sequence[Ask]") -> None:
-    from eval.canaries import judge_blind, make
-    from posttrain.stages.judge import chosen_prompts, rubric_of, shows_references
+    from eval.canaries import judge_blind
+    from posttrain.stages.judge import chosen_prompts, rubric_of, rules_of, shows_references
 
     rubric, chosen = rubric_of(config), chosen_prompts(config)
     prompts, new = _answers(config, planned, "judged")
@@ -78,7 +78,7 @@ def _ask_everything(config: "JudgeConfig", planned: Planned, asks: "Sequence[Ask
         new,
         [],
         chosen,
-        make(chosen, config.seed),
+        rules_of(config).make(chosen, config.seed),
         seed=config.seed,
         with_references=shows_references(config),
         chunk=None,

@@ -20,7 +20,7 @@ from posttrain.errors import PosttrainError
 from posttrain.rows import Row, read_rows
 from posttrain.stages.asking import Account, Asker
 from posttrain.stages.candidates import Answered, Asked
-from posttrain.stages.judge import graded_axes, rubric_of, told_of
+from posttrain.stages.judge import graded_axes, rubric_of, rules_of, told_of
 from posttrain.stages.judges import RULE, JudgeChoice, fitted, members
 from posttrain.stages.pairing import compare_rows
 
@@ -58,9 +58,7 @@ def score(config: "PairsConfig", ctx: StageContext, answered: Answered) -> Score
     if config.judge is None:
         return by_constraints(answered)
     if config.judge.judge == RULE:
-        from eval.story_rules import rule_judge
-
-        return by_scores(config, answered, rule_judge, _training(ctx), ctx)
+        return by_scores(config, answered, rules_of(config.judge).fit, _training(ctx), ctx)
     if config.format == "paired":  # an answer alone makes no pair, so nobody is paid to read it
         several = [answers if len(answers) > 1 else [] for answers in answered.answers]
         answered = answered._replace(answers=several)
