@@ -36,6 +36,22 @@ def tiny_chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def faulty(tiny_chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of random words, with every fault that an answer can have."""
+    from pairs_stage import faulty_model
+
+    return faulty_model(tiny_chat_model, tmp_path_factory.mktemp("faulty"))
+
+
+@pytest.fixture(scope="session")
+def prompt_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifact of a step that made rows, to be asked as prompts."""
+    from pairs_stage import rows_step
+
+    return rows_step(tmp_path_factory.mktemp("prompt_rows"))
+
+
 @pytest.fixture
 def stories260k() -> Path:
     """The real pretrained model of 260K parameters; tests that need it skip without it."""

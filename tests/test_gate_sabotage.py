@@ -11,7 +11,7 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
 RECIPE = """
-name: shuffled
+name: sabotaged
 seed: 7
 judge: {prompts: eval/prompts/tinystories.jsonl, samples: 1, max_new_tokens: 250}
 steps:
@@ -19,12 +19,25 @@ steps:
   generate: {kind: generate, rows: 1500, test_size: 60}
   sft: {kind: sft, model: base, data: generate}
 """
+PREFERENCES = """\
+  asked: {kind: generate, rows: 500, skip: 2000}
+  pairs: {kind: pairs, model: sft, prompts: asked, axis: instruct, sampling: {max_new_tokens: 250}, test_size: 20}
+  dpo:
+    kind: dpo
+    model: sft
+    data: pairs
+    learning_rate: 5e-4
+    num_train_epochs: 3
+    max_chosen_drop: null
+    gate: {on_fail: keep_previous}
+  more: {kind: sft, model: dpo, data: asked, trainer: {max_steps: 2}, gate: {on_fail: warn}}
+"""
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("sabotage") / "shuffled.yaml"
+    path = tmp_path_factory.mktemp("sabotage") / "sabotaged.yaml"
     path.write_text(RECIPE)
     return path
 
@@ -82,31 +95,9 @@ def test_the_earlier_model_is_handed_on_in_its_place(recipe: Path) -> None:
     assert "The model of base is handed on in its place (gate: on_fail: keep_previous)." in said
 
 
-PREFERENCES = """
-name: turned
-seed: 7
-judge: {prompts: eval/prompts/tinystories.jsonl, samples: 1, max_new_tokens: 250}
-steps:
-  base: {kind: base, model: models/storyteller-1m}
-  generate: {kind: generate, rows: 1500, test_size: 60}
-  sft: {kind: sft, model: base, data: generate}
-  asked: {kind: generate, rows: 500, skip: 2000}
-  pairs: {kind: pairs, model: sft, prompts: asked, axis: instruct, sampling: {max_new_tokens: 250}, test_size: 20}
-  dpo:
-    kind: dpo
-    model: sft
-    data: pairs
-    learning_rate: 5e-4
-    num_train_epochs: 3
-    max_chosen_drop: null
-    gate: {on_fail: keep_previous}
-  more: {kind: sft, model: dpo, data: asked, trainer: {max_steps: 2}, gate: {on_fail: warn}}
-"""
-
-
-def test_preferences_turned_round_fail_and_the_model_before_is_kept(tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = tmp_path_factory.mktemp("turned") / "turned.yaml"
-    path.write_text(PREFERENCES)
+def test_preferences_turned_round_fail_and_the_model_before_is_kept(recipe: Path) -> None:
+    path = recipe.with_name("preferences.yaml")
+    path.write_text(recipe.read_text() + PREFERENCES)
     code, steps, said = run("pairs", path)
     assert code == 0 and steps["dpo"]["judge"]["verdict"] == "FAIL" and steps["dpo"]["kept"] == "sft"
     assert steps["dpo"]["judge"]["changes"]["instruct"]["high"] < 0

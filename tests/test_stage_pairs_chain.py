@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from pairs_stage import faulty_model, rows_step
+from pairs_stage import rows_step
 from stage_context import PROMPTS, RUBRIC
 
 from posttrain.chain.graph import Node, build_graph
@@ -137,9 +137,8 @@ def test_a_step_that_takes_rows_takes_no_pairs_and_a_judge_may_not_be_the_model(
 
 
 def test_the_summary_of_a_step_without_a_judge_stands_in_the_report(
-    tiny_chat_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    faulty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = faulty_model(tiny_chat_model, tmp_path / "model")
     rows_step(tmp_path / "p", rows=[{"id": f"{n}", "prompt": f"Say {n}."} for n in range(30)])
     few = {"samples": 3, "sampling": {"max_new_tokens": 20}, "test_size": 3, "min_rows": 3, "max_one_sided": 1}
     chain = {
@@ -147,7 +146,7 @@ def test_the_summary_of_a_step_without_a_judge_stands_in_the_report(
         "judge": {**JUDGE, "judge": "rule"},
         "gate": {"on_fail": "warn"},
         "steps": {
-            "base": {"kind": "base", "model": str(model)},
+            "base": {"kind": "base", "model": str(faulty)},
             "pairs": {"kind": "pairs", "model": "base", "prompts": str(tmp_path / "p/train.jsonl"), "margin": 0, **few},
             "labels": {"kind": "pairs", "model": "base", "prompts": str(tmp_path / "p/train.jsonl"), **few,
                        "format": "unpaired", "by": "constraints"},
@@ -194,13 +193,10 @@ def files_of(store: Path, kind: str) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_a_chain_killed_between_blocks_of_answers_ends_with_the_same_pairs(
-    tiny_chat_model: Path, tmp_path: Path
-) -> None:
-    model = faulty_model(tiny_chat_model, tmp_path / "model")
+def test_a_chain_killed_between_blocks_of_answers_ends_with_the_same_pairs(faulty: Path, tmp_path: Path) -> None:
     few = {"samples": 3, "sampling": {"max_new_tokens": 20, "block_size": 4}, "margin": 0, "test_size": 3}
     steps = {
-        "base": {"kind": "base", "model": str(model)},
+        "base": {"kind": "base", "model": str(faulty)},
         "rows": {"kind": "generate", "rows": 120, "test_size": 10},
         "sft": {"kind": "sft", "model": "base", "data": "rows", "learning_rate": 1e-5, "lora": {"r": 2}},
         "pairs": {"kind": "pairs", "model": "sft", "prompts": "rows", "rows": 60, "min_rows": 3, "max_one_sided": 1,

@@ -4,26 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pairs_stage import bytes_of, faulty_model, paired, rows_of, rows_step, scored, text_of, written
+from pairs_stage import bytes_of, paired, rows_of, rows_step, scored, text_of, written
 
 from posttrain.errors import PosttrainError
 
 FREE: dict[str, Any] = {"format": "unpaired", "min_rows": 1, "test_size": 2}
 
 
-@pytest.fixture(scope="module")
-def model(tiny_chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return faulty_model(tiny_chat_model, tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return rows_step(tmp_path_factory.mktemp("prompts"))
-
-
-def test_answers_are_labelled_by_the_median_of_their_scores(model: Path, prompts: Path, tmp_path: Path) -> None:
-    found = paired(tmp_path, model, prompts, **FREE)
-    rows, scores = rows_of(tmp_path), scored(tmp_path, prompts)
+def test_answers_are_labelled_by_the_median_of_their_scores(faulty: Path, prompt_rows: Path, tmp_path: Path) -> None:
+    found = paired(tmp_path, faulty, prompt_rows, **FREE)
+    rows, scores = rows_of(tmp_path), scored(tmp_path, prompt_rows)
     every = sorted(score for texts in scores.values() for score in texts.values())
     assert found["threshold"] == pytest.approx(every[len(every) // 2], abs=0.2)
     for row in rows:
@@ -36,9 +26,9 @@ def test_answers_are_labelled_by_the_median_of_their_scores(model: Path, prompts
 
 
 def test_every_answer_is_a_row_or_counted_and_a_prompt_is_held_out_whole(
-    model: Path, prompts: Path, tmp_path: Path
+    faulty: Path, prompt_rows: Path, tmp_path: Path
 ) -> None:
-    found = paired(tmp_path, model, prompts, **FREE, margin=0.2)
+    found = paired(tmp_path, faulty, prompt_rows, **FREE, margin=0.2)
     assert found["counts"]["ties"] > 0
     assert sum(found["counts"].values()) + len(rows_of(tmp_path)) == len(written(tmp_path)) == found["answers"] == 60
     assert found["summary"].startswith(f"{len(rows_of(tmp_path))} labelled answers of 60 answers, margin >= 0.2, ")
@@ -46,15 +36,17 @@ def test_every_answer_is_a_row_or_counted_and_a_prompt_is_held_out_whole(
     assert not train & test and len(test) == 2
 
 
-def test_a_threshold_above_all_scores_is_refused_with_the_numbers(model: Path, prompts: Path, tmp_path: Path) -> None:
+def test_a_threshold_above_all_scores_is_refused_with_the_numbers(
+    faulty: Path, prompt_rows: Path, tmp_path: Path
+) -> None:
     with pytest.raises(PosttrainError, match=r"0% of \d+ answers are desirable; 5% to 95% is allowed"):
-        paired(tmp_path / "a", model, prompts, **FREE, threshold=9.9, max_one_sided=0.95)
-    assert paired(tmp_path / "b", model, prompts, **FREE, threshold=9.9)["desirable"] == 0.0  # where that is meant
+        paired(tmp_path / "a", faulty, prompt_rows, **FREE, threshold=9.9, max_one_sided=0.95)
+    assert paired(tmp_path / "b", faulty, prompt_rows, **FREE, threshold=9.9)["desirable"] == 0.0  # where that is meant
 
 
-def test_by_constraints_what_meets_them_all_is_desirable(model: Path, tmp_path: Path) -> None:
+def test_by_constraints_what_meets_them_all_is_desirable(faulty: Path, tmp_path: Path) -> None:
     easy = rows_step(tmp_path / "p", rows=[{"id": f"{n}", "prompt": f"Say {n}."} for n in range(20)])
-    paired(tmp_path / "a", model, easy, **FREE, by="constraints", judge=None)
+    paired(tmp_path / "a", faulty, easy, **FREE, by="constraints", judge=None)
     stopped = {row["text"]: row["stopped"] for row in written(tmp_path / "a").values()}
     rows = rows_of(tmp_path / "a")
     assert {row["label"] for row in rows} == {True, False}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from judging_server import Grade, judging
 from misbehaving_server import Call, Reply, Script, serving, status
-from pairs_stage import FEW, bytes_of, faulty_model, rows_of, rows_step, text_of, usable, written
+from pairs_stage import FEW, bytes_of, rows_of, rows_step, text_of, usable, written
 from scripted_judges import FENCE
 from stage_context import context, given, run
 
@@ -30,11 +30,6 @@ READER = judging(vowels)
 
 
 @pytest.fixture(scope="module")
-def model(tiny_chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return faulty_model(tiny_chat_model, tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"id": f"{n}", "prompt": f"Say {n}."} for n in range(16)]
     return rows_step(tmp_path_factory.mktemp("prompts"), rows=rows)
@@ -49,11 +44,11 @@ def judged(folder: Path, url: str, model: Path, prompts: Path, stop_after: int |
     return run("pairs", ctx, **{**FEW, **RIGHT, "judge": judge, **more})
 
 
-def test_its_grades_choose_and_nothing_is_asked_twice(model: Path, prompts: Path, tmp_path: Path) -> None:
+def test_its_grades_choose_and_nothing_is_asked_twice(faulty: Path, prompts: Path, tmp_path: Path) -> None:
     with serving(READER) as server:
-        found = judged(tmp_path / "a", server.url, model, prompts)
+        found = judged(tmp_path / "a", server.url, faulty, prompts)
         calls = len(server.calls)
-        again = judged(tmp_path / "b", server.url, model, prompts)
+        again = judged(tmp_path / "b", server.url, faulty, prompts)
         assert len(server.calls) == calls == found["remote_calls"] and again["remote_calls"] == 0
     assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b")
     left = usable(tmp_path / "a")
@@ -64,9 +59,9 @@ def test_its_grades_choose_and_nothing_is_asked_twice(model: Path, prompts: Path
     assert "enforces json_schema" in found["judge_notes"][0] and found["cost_usd"] == 0
 
 
-def test_answer_against_answer_the_winner_of_both_orders_is_chosen(model: Path, prompts: Path, tmp_path: Path) -> None:
+def test_answer_against_answer_the_winner_of_both_orders_is_chosen(faulty: Path, prompts: Path, tmp_path: Path) -> None:
     with serving(READER) as server:
-        found = judged(tmp_path / "a", server.url, model, prompts, by="pairwise")
+        found = judged(tmp_path / "a", server.url, faulty, prompts, by="pairwise")
     left = usable(tmp_path / "a")
     for row in rows_of(tmp_path / "a"):
         grades = [vowels("", answer["text"]) for answer in left[row["id"]]]
@@ -76,7 +71,7 @@ def test_answer_against_answer_the_winner_of_both_orders_is_chosen(model: Path, 
     assert found["flip_rate"] == 0.0 and found["margin"] == 0.0
 
 
-def test_a_judge_that_prefers_a_place_chooses_nothing(model: Path, prompts: Path, tmp_path: Path) -> None:
+def test_a_judge_that_prefers_a_place_chooses_nothing(faulty: Path, prompts: Path, tmp_path: Path) -> None:
     """Two orders that disagree are a tie."""
 
     def first(call: Call) -> Reply:
@@ -86,55 +81,57 @@ def test_a_judge_that_prefers_a_place_chooses_nothing(model: Path, prompts: Path
         serving(first) as server,
         pytest.raises(PosttrainError, match=r"0 rows are left .* of 16 prompts \(.*\d+ ties"),
     ):
-        judged(tmp_path / "a", server.url, model, prompts, by="pairwise")
+        judged(tmp_path / "a", server.url, faulty, prompts, by="pairwise")
 
 
-def test_a_panel_is_the_mean_of_its_families(model: Path, prompts: Path, tmp_path: Path) -> None:
+def test_a_panel_is_the_mean_of_its_families(faulty: Path, prompts: Path, tmp_path: Path) -> None:
     def by_model(call: Call) -> Reply:
         grade: Grade = vowels if call.body["model"] == "reader" else lambda request, answer: 10.0
         return judging(grade)(call)
 
     with serving(by_model) as server:
         models = [{"model": name, "base_url": server.url} for name in ("reader", "kind")]
-        judged(tmp_path / "a", server.url, model, prompts, judge={"judge": "panel", "panel": models})
+        judged(tmp_path / "a", server.url, faulty, prompts, judge={"judge": "panel", "panel": models})
     for row in rows_of(tmp_path / "a"):
         assert row["score_chosen"] == (10 + vowels("", text_of(row, "chosen"))) / 2
         assert row["source"] == "scores by openai:reader+openai:kind"
 
 
-def test_a_budget_stops_before_the_call_and_keeps_what_was_answered(model: Path, prompts: Path, tmp_path: Path) -> None:
+def test_a_budget_stops_before_the_call_and_keeps_what_was_answered(
+    faulty: Path, prompts: Path, tmp_path: Path
+) -> None:
     with serving(READER) as server:
         with pytest.raises(BudgetExceeded, match=r"budget\.requests of r"):
-            judged(tmp_path / "a", server.url, model, prompts, judge={"budget": {"requests": 9}})
+            judged(tmp_path / "a", server.url, faulty, prompts, judge={"budget": {"requests": 9}})
         assert len(server.calls) == 9 and not (tmp_path / "a/out/train.jsonl").exists()
         before = {path: path.stat().st_mtime_ns for path in (tmp_path / "a/out/.work/answers").iterdir()}
-        judged(tmp_path / "a", server.url, model, prompts)
+        judged(tmp_path / "a", server.url, faulty, prompts)
         assert len({json.dumps(call.body) for call in server.calls}) == len(server.calls)
         assert {path: path.stat().st_mtime_ns for path in before} == before
-        judged(tmp_path / "b", server.url, model, prompts)
+        judged(tmp_path / "b", server.url, faulty, prompts)
     assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b")
 
 
-def test_a_stopped_judge_ends_with_the_same_bytes(model: Path, prompts: Path, tmp_path: Path) -> None:
+def test_a_stopped_judge_ends_with_the_same_bytes(faulty: Path, prompts: Path, tmp_path: Path) -> None:
     with serving(READER) as server:
-        judged(tmp_path / "whole/a", server.url, model, prompts)
+        judged(tmp_path / "whole/a", server.url, faulty, prompts)
     with serving(READER) as server:
         for stop in (4, 12, 20):
             with pytest.raises(KeyboardInterrupt):
-                judged(tmp_path / "cut/a", server.url, model, prompts, stop_after=stop)
-        judged(tmp_path / "cut/a", server.url, model, prompts)
+                judged(tmp_path / "cut/a", server.url, faulty, prompts, stop_after=stop)
+        judged(tmp_path / "cut/a", server.url, faulty, prompts)
     assert bytes_of(tmp_path / "cut/a") == bytes_of(tmp_path / "whole/a")
 
 
 @pytest.mark.parametrize("by", ["scores", "pairwise"])
-def test_a_judge_that_fails_makes_no_pairs_of_the_rest(by: str, model: Path, prompts: Path, tmp_path: Path) -> None:
+def test_a_judge_that_fails_makes_no_pairs_of_the_rest(by: str, faulty: Path, prompts: Path, tmp_path: Path) -> None:
     def failing(lost: str) -> Script:
         return lambda call: status(400)(call) if lost in call.prompt else READER(call)
 
     with serving(failing("Say 3.")) as server, pytest.raises(PosttrainError, match=r"have no score \(.*HTTP 400"):
-        judged(tmp_path / "a", server.url, model, prompts, by=by)
+        judged(tmp_path / "a", server.url, faulty, prompts, by=by)
     with serving(failing("Say 99.")) as server:
-        judged(tmp_path / "b", server.url, model, prompts, by=by)  # negative control
+        judged(tmp_path / "b", server.url, faulty, prompts, by=by)  # negative control
 
 
 def test_a_key_that_is_not_set_is_said_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,9 +144,9 @@ def test_a_key_that_is_not_set_is_said_before_anything_runs(monkeypatch: pytest.
     stage.ready(stage.config.model_validate({"kind": "pairs", **FEW}))
 
 
-def test_no_answer_that_cannot_be_chosen_is_paid_for(model: Path, prompts: Path, tmp_path: Path) -> None:
+def test_no_answer_that_cannot_be_chosen_is_paid_for(faulty: Path, prompts: Path, tmp_path: Path) -> None:
     with serving(READER) as server:
-        judged(tmp_path / "a", server.url, model, prompts)
+        judged(tmp_path / "a", server.url, faulty, prompts)
         fenced = [part for prompt in server.prompts for part in FENCE.findall(prompt)]
     asked = {json.loads(text) for label, _, text in fenced if label == "ANSWER"}
     left = {row["text"] for rows in usable(tmp_path / "a").values() for row in rows if len(rows) > 1}
@@ -157,14 +154,14 @@ def test_no_answer_that_cannot_be_chosen_is_paid_for(model: Path, prompts: Path,
 
 
 @pytest.mark.parametrize("by", ["scores", "pairwise"])
-def test_an_estimate_is_an_upper_bound_of_the_calls(by: str, model: Path, prompts: Path, tmp_path: Path) -> None:
+def test_an_estimate_is_an_upper_bound_of_the_calls(by: str, faulty: Path, prompts: Path, tmp_path: Path) -> None:
     with serving(READER) as server:
         judge = {"judge": "openai:m", "endpoint": {"base_url": server.url}}
         config = STAGES["pairs"].config.model_validate({"kind": "pairs", **FEW, **RIGHT, "by": by, "judge": judge})
-        planned = Planned(config, {"prompts": prompts, "model": model}, {}, tmp_path / "journal.sqlite")
+        planned = Planned(config, {"prompts": prompts, "model": faulty}, {}, tmp_path / "journal.sqlite")
         known = pair_calls(planned)
         assert server.calls == [] and not planned.journal.exists()
-        found = judged(tmp_path / "a", server.url, model, prompts, by=by)
+        found = judged(tmp_path / "a", server.url, faulty, prompts, by=by)
     assert known is not None and known.calls == 16 * 3 * (1 if by == "scores" else 2)
     assert found["remote_calls"] - 1 <= known.calls and found["remote_tokens"] < known.tokens
     rows = STAGES["generate"].config.model_validate({"kind": "generate", "rows": 10})

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from pairs_stage import bytes_of, faulty_model, paired, rows_of, rows_step, text_of
+from pairs_stage import bytes_of, paired, rows_of, text_of
 
 from data_gen.pairing import NEAR, Candidate, Pair, Rules, best_against_worst
 from posttrain.rows import Row, read_rows
@@ -12,19 +12,9 @@ from posttrain.stages.candidates import start_of
 
 
 @pytest.fixture(scope="module")
-def model(tiny_chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return faulty_model(tiny_chat_model, tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return rows_step(tmp_path_factory.mktemp("prompts"))
-
-
-@pytest.fixture(scope="module")
-def first(model: Path, prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def first(faulty: Path, prompt_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("first")
-    paired(folder, model, prompts, shared_start=True)
+    paired(folder, faulty, prompt_rows, shared_start=True)
     return folder
 
 
@@ -51,14 +41,14 @@ def test_the_first_answer_is_its_own_and_the_others_go_on_from_a_start_of_it(fir
 
 
 def test_the_same_seed_gives_the_same_bytes_and_a_killed_run_too(
-    first: Path, model: Path, prompts: Path, tmp_path: Path
+    first: Path, faulty: Path, prompt_rows: Path, tmp_path: Path
 ) -> None:
     for blocks in (1, 3):
         with pytest.raises(KeyboardInterrupt):
-            paired(tmp_path / str(blocks), model, prompts, stop_after=blocks, shared_start=True)
-        paired(tmp_path / str(blocks), model, prompts, shared_start=True)
+            paired(tmp_path / str(blocks), faulty, prompt_rows, stop_after=blocks, shared_start=True)
+        paired(tmp_path / str(blocks), faulty, prompt_rows, shared_start=True)
         assert bytes_of(tmp_path / str(blocks)) == bytes_of(first)
-    paired(tmp_path / "alone", model, prompts)
+    paired(tmp_path / "alone", faulty, prompt_rows)
     assert bytes_of(tmp_path / "alone") != bytes_of(first)
 
 

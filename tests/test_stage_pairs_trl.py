@@ -8,7 +8,7 @@ os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 
 import pytest
 from datasets import Dataset
-from pairs_stage import faulty_model, paired, rows_of, rows_step, text_of
+from pairs_stage import paired, rows_of, rows_step, text_of
 
 from posttrain.lm.chat import ChatFormat
 from posttrain.lm.models import load_model, load_tokenizer
@@ -32,14 +32,13 @@ def trained(model: Path, rows: list[dict[str, Any]], folder: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_trl_trains_on_the_rows_as_they_are(tiny_chat_model: Path, tmp_path: Path) -> None:
-    model = faulty_model(tiny_chat_model, tmp_path / "model")
+def test_trl_trains_on_the_rows_as_they_are(faulty: Path, tmp_path: Path) -> None:
     prompts = rows_step(tmp_path / "p", rows=[{"id": f"{n}", "prompt": f"Say {n}."} for n in range(20)])
-    paired(tmp_path / "a", model, prompts, sampling={"max_new_tokens": 9}, min_rows=1)
+    paired(tmp_path / "a", faulty, prompts, sampling={"max_new_tokens": 9}, min_rows=1)
     rows = rows_of(tmp_path / "a")
-    trainer = trained(model, rows, tmp_path / "t")
+    trainer = trained(faulty, rows, tmp_path / "t")
     assert trainer.state.global_step == 1
-    chat = ChatFormat(load_tokenizer(model), "m")
+    chat = ChatFormat(load_tokenizer(faulty), "m")
     for row, tokens in zip(rows, trainer.train_dataset, strict=True):
         prompt, chosen, rejected = (list(tokens[name]) for name in TOKENIZED)
         assert prompt == chat.render(row["prompt"], add_generation_prompt=True).ids
