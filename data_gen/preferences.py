@@ -131,13 +131,13 @@ def _asked(row: Row, form: str) -> list[Message] | str:
             return [{"role": "user", "content": row["prompt"].strip()}] if row["prompt"].strip() else NO_PROMPT
         turns = _turns(row["prompt"])
         return turns[:-1] if turns[-1] == {"role": "assistant", "content": ""} else turns
-    return _messages(row["prompt"], "prompt")
+    return read_messages(row["prompt"], "prompt")
 
 
 def _side(value: Any, name: str) -> _Side | str:
     if isinstance(value, str) and not _is_transcript(value):
         return _Side([], value.strip())
-    messages = _turns(value) if isinstance(value, str) else _messages(value, name)
+    messages = _turns(value) if isinstance(value, str) else read_messages(value, name)
     if isinstance(messages, str):
         return messages
     if not messages:
@@ -159,7 +159,7 @@ def _prompt(asked: Sequence[Message], one: list[Message], other: list[Message]) 
     return prompt
 
 
-def _messages(value: Any, name: str) -> list[Message] | str:
+def read_messages(value: Any, name: str) -> list[Message] | str:
     if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(one, Mapping) for one in value):
         raise PreferenceError(
             f"{name} is a {type(value).__name__}; a text or a list of messages is allowed. Convert it"

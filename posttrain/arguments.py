@@ -36,11 +36,13 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--dry-run", action="store_true", help="show what would run, and stop")
     command("plan", "show what would run")
     command("validate", "check a recipe and its inputs")
+    command("fetch", "get a recipe's models and data sets from the hub, so that it then runs without the network")
     _judging(command("eval", "judge a finished chain again, from its stored completions; nothing is made anew"))
     command("report", "write report.html and report.md from the records of the latest run")
     _talking(command("chat", "talk to the model of a step, or to a file that was exported from it"))
     _serving(command("serve", "serve the model of a step as an OpenAI-compatible endpoint"))
     _voting(command)
+    _pushing(command("push", "push a step of the latest run to the hub: a model, an adapter, rows or exported files"))
     command("ls", "list what the store holds", recipe=False)
     command("schema", "print the JSON Schema of recipes", recipe=False)
     show = command("show", "print the record of an artifact", recipe=False)
@@ -80,6 +82,16 @@ def _serving(made: argparse.ArgumentParser) -> None:
 def _which_model(made: argparse.ArgumentParser) -> None:
     made.add_argument("--step", metavar="STEP", help="the last step that makes a model, unless given")
     made.add_argument("--format", metavar="FORMAT", help="an exported file, such as gguf-q8_0, in place of the model")
+
+
+def _pushing(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--step", required=True, metavar="STEP", help="what goes")
+    made.add_argument("--repo", required=True, metavar="USER/NAME", help="where it goes; made where there is none")
+    made.add_argument("--private", action="store_true", help="make the repository a private one")
+    made.add_argument("--revision", metavar="BRANCH", help="main unless given; made where there is none")
+    made.add_argument("--dry-run", action="store_true", help="list what would go, and stop")
+    text = "also after a failed gate, with findings of personal data, and over weights that are no push's"
+    made.add_argument("--anyway", action="store_true", help=text)
 
 
 def _voting(command: Callable[..., argparse.ArgumentParser]) -> None:

@@ -29,12 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "run": _run,
         "plan": _plan,
         "validate": _validate,
+        "fetch": _fetch,
         "eval": _eval,
         "report": _report,
         "chat": _chat,
         "serve": _serve,
         "label": _label,
         "calibrate": _calibrate,
+        "push": _push,
         "ls": _ls,
         "schema": _schema,
         "show": _show,
@@ -187,6 +189,12 @@ def _validate(options: argparse.Namespace) -> None:
         print(f"{recipe.where}: fine; {len(recipe.steps)} steps, {len(nodes)} nodes with judges")
 
 
+def _fetch(options: argparse.Namespace) -> None:
+    from posttrain.hub.fetching import fetch
+
+    fetch(*_graph(options), options.json)
+
+
 def _report(options: argparse.Namespace) -> None:
     from posttrain.chain.runner import read_run, run_folder
     from posttrain.report.markdown import write_markdown
@@ -239,6 +247,12 @@ def _calibrate(options: argparse.Namespace) -> None:
     from posttrain.labelling.commands import calibrate
 
     calibrate(options, _store(options))
+
+
+def _push(options: argparse.Namespace) -> None:
+    from posttrain.hub.commands import push_step
+
+    push_step(options, _recipe(options), _store(options))
 
 
 def _ls(options: argparse.Namespace) -> None:

@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
-from hub_double import COMMIT, hub
+from hub_double import COMMIT, TOKEN, Fault, HubDouble, hub
 
 CODE = """
 import sys
@@ -24,13 +25,13 @@ except PosttrainError as error:
 """
 
 
-def fetch(reference: str, endpoint: str, home: Path, offline: bool = False) -> str:
+def fetch(reference: str, endpoint: str, home: Path, offline: bool = False, **more: str) -> str:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
     if offline:
         environment["HF_HUB_OFFLINE"] = "1"
     command = [sys.executable, "-c", CODE, reference]
-    answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    answer = subprocess.run(command, env=environment | more, capture_output=True, text=True, timeout=120)
     assert answer.returncode == 0, answer.stderr
     return answer.stdout
 
@@ -72,3 +73,49 @@ def test_a_data_set_becomes_a_commit_and_a_directory_of_rows_alone(tmp_path: Pat
     again = fetch("datasets/some/prefs@main", endpoint, tmp_path / "home", offline=True)
     assert again.split()[0] == COMMIT, "what was fetched once works offline"
     assert "is not in the local cache" in fetch("some/prefs@main", endpoint, tmp_path / "home", offline=True)
+
+
+def test_what_may_not_be_had_says_the_way_to_it(tiny_chat_model: Path, tmp_path: Path) -> None:
+    secret = "hf_somebodyelsestokenthatisold"
+    with HubDouble() as double:
+        for name, how in (("open", {}), ("gated", {"gated": True}), ("closed", {"private": True})):
+            double.add(f"user/{name}", tiny_chat_model, **how)
+        said = {
+            "gated": fetch("user/gated", double.endpoint, tmp_path),
+            "closed": fetch("user/closed", double.endpoint, tmp_path),
+            "token": fetch("user/open", double.endpoint, tmp_path, HF_TOKEN=secret),
+            "revision": fetch("user/open@no-such", double.endpoint, tmp_path),
+        }
+        assert (
+            f"user/gated: gated, its authors ask you to accept their terms first. Accept them at {double.endpoint}"
+            in (said["gated"])
+        )
+        assert "the hub gives no such model" in said["closed"] and "hf auth login" in said["closed"]
+        assert "does not accept your token (401)" in said["token"] and "unset HF_TOKEN" in said["token"]
+        assert "no such revision" in said["revision"] and "/user/open/commits/main" in said["revision"]
+        assert all(text.startswith("error: user/") and secret not in text for text in said.values())
+        for name in ("gated", "closed"):  # negative control
+            assert fetch(f"user/{name}", double.endpoint, tmp_path, HF_TOKEN=TOKEN).startswith(
+                double.commits(f"user/{name}")[-1].oid
+            )
+
+
+FULL = """
+import errno, huggingface_hub.file_download as download
+def full(*_, **__): raise OSError(errno.ENOSPC, "No space left on device")
+download.http_get = full
+"""
+
+
+@pytest.mark.slow
+def test_a_hub_in_trouble_and_a_full_disk_are_said_plainly(tiny_chat_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "sitecustomize.py").write_text(FULL)
+    with HubDouble() as double:
+        double.add("user/open", tiny_chat_model)
+        full = fetch("user/open", double.endpoint, tmp_path / "a", PYTHONPATH=str(tmp_path / "full"))
+        double.faults.append(Fault("/resolve/", status=503, times=100))
+        ill = fetch("user/open", double.endpoint, tmp_path / "b")
+    away = fetch("user/open", "http://127.0.0.1:9", tmp_path / "c")
+    assert f"no space left in {tmp_path / 'a' / 'hub'}. Make room there, or set HF_HOME" in full
+    assert all("the hub cannot be reached" in text and "run the same command again" in text for text in (ill, away))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from posttrain.chain.stage import Stage
 from posttrain.stages.base import BASE
+from posttrain.stages.data import DATA
 from posttrain.stages.distill import DISTILL
 from posttrain.stages.dpo import DPO
 from posttrain.stages.export import EXPORT
@@ -13,5 +14,5 @@ from posttrain.stages.pairs import PAIRS
 from posttrain.stages.samples import SAMPLES
 from posttrain.stages.sft import SFT
 
-ALL = (BASE, DISTILL, GENERATE, SFT, PAIRS, DPO, EXPORT, SAMPLES, JUDGE)
+ALL = (BASE, DATA, DISTILL, GENERATE, SFT, PAIRS, DPO, EXPORT, SAMPLES, JUDGE)
 STAGES: Mapping[str, Stage] = {stage.kind: stage for stage in ALL}

@@ -3,16 +3,15 @@
 Their texts are nobody's here: control strings are removed from them, and what the evaluation asks or tells is dropped.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from posttrain.chain.paths import find_path
-from posttrain.chain.stage import Input, StageContext
+from posttrain.chain.stage import StageContext
 from posttrain.errors import PosttrainError
-from posttrain.rows import Row, dump_row, parse_lines, read_rows
+from posttrain.rows import Row, dump_row
+from posttrain.stages.data_source import file_rows, is_file_of_rows, source_rows
 from posttrain.stages.leaks import REMOVED, TOLD, cleaned, without_asked, without_told
 from posttrain.stages.pair_rows import Made, label_row, rules_of, said
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from data_gen.pairing import Rules
     from posttrain.stages.pairs import PairsConfig
 
-LINES, LIST = ".jsonl", ".json"
 SIDES = ("chosen", "rejected", "completion")
 REPEATED = "repeated"
 
@@ -28,18 +26,15 @@ REPEATED = "repeated"
 def check_source(config: "PairsConfig", reference: str) -> None:
     """Refuse a local file with a row of no known form, before any step runs. Other names may be those of steps."""
     path = find_path(reference)
-    if path.is_file() and path.suffix in (LINES, LIST):
-        for _ in _formed(_file_rows(path), config, reference, Counter()):
+    if is_file_of_rows(path):
+        for _ in _formed(file_rows(path), config, reference, Counter()):
             pass
 
 
 def from_source(config: "PairsConfig", ctx: StageContext, held_out: Sequence[Row]) -> Made:
     """Its rows in our format, but for those that teach nothing, stand there twice, or that the evaluation knows."""
-    from data_gen.pairing import spread
-
     source = ctx.inputs["source"]
-    found = _rows(config, source, ctx)
-    found = found if config.rows is None else spread(found, config.rows)
+    found = source_rows(source, config.split, config.subset, config.rows, ctx.work)
     dropped: Counter[str] = Counter()
     rows, removed = _cleaned(_formed(found, config, source.reference, dropped), ctx, len(found))
     rules = rules_of(config)
@@ -153,50 +148,3 @@ def _repeated(row: Row, seen: set[str]) -> str | None:
         return REPEATED
     seen.add(key)
     return None
-
-
-def _rows(config: "PairsConfig", source: Input, ctx: StageContext) -> Sequence[Row]:
-    path = source.path
-    if path.is_file() and path.suffix in (LINES, LIST):
-        return _file_rows(path)
-    if (path / "train.jsonl").is_file() and (path / "test.jsonl").is_file():
-        return [*read_rows(path / "train.jsonl"), *read_rows(path / "test.jsonl")]  # held out anew, by prompt
-    return _data_set(config, source, ctx)
-
-
-def _file_rows(path: Path) -> list[Row]:
-    """Rows of a JSONL file, or of a file with one JSON list."""
-    if path.suffix == LINES:
-        return read_rows(path)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise PosttrainError(f"{path}: not JSON ({error}); a list of objects is allowed. Correct the file.") from None
-    if not isinstance(found, list) or not found or not all(isinstance(row, dict) for row in found):
-        raise PosttrainError(
-            f"{path}: a JSON {type(found).__name__}; a list of one object and more is allowed, [{{...}}, ...], or "
-            "JSONL under the name .jsonl. Convert the file."
-        )
-    return list(parse_lines((json.dumps(row, ensure_ascii=False) for row in found), str(path)))
-
-
-def _data_set(config: "PairsConfig", source: Input, ctx: StageContext) -> Sequence[Row]:
-    """One split of a data set as the `datasets` library reads it: Parquet, packed JSON lines and so on, never code."""
-    from datasets import load_dataset
-
-    from posttrain.hub.fetch import local_directory
-
-    path = local_directory(source)
-    folder = path.is_dir() and config.subset is not None and (path / config.subset).is_dir()
-    what: dict[str, Any] = {"data_dir": config.subset} if folder else {"name": config.subset}
-    if path.is_file():
-        reader = "parquet" if path.suffix == ".parquet" else "json"
-        what = {"path": reader, "data_files": {config.split: str(path)}}
-    try:
-        found = load_dataset(**{"path": str(path), **what}, split=config.split, cache_dir=str(ctx.work / "datasets"))
-    except (ValueError, FileNotFoundError, OSError) as error:
-        raise PosttrainError(
-            f"{source.reference}: split '{config.split}' cannot be read ({str(error).splitlines()[0][:200]}); JSONL, "
-            "JSON and Parquet are allowed. Name its split ('split'), and its configuration or folder ('subset')."
-        ) from None
-    return list(found)
