@@ -191,6 +191,8 @@ def data_card(release: "Release") -> str:
     for key, value in found.to_dict().items():
         if card.data.get(key) is None:
             card.data[key] = value
+        elif key == "tags":
+            card.data[key] = list(dict.fromkeys([*card.data[key], *value]))
     top = section.warning(nodes, release.step) if section.judge_of(nodes, release.step) else ""
     parts = [part for part in (top, card.text.strip(), *_of_rows(nodes, release.step)) if part]
     card.text = "\n" + "\n\n".join(parts) + "\n"

@@ -24,7 +24,7 @@ GGUF = "gguf-"  # how the names of llama.cpp's formats begin
 PUBLIC_HOSTS = ("api.openai.com", "github.com", "huggingface.co")  # any other may be the name of a machine
 URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'<>)\]|]+")
 PATH = re.compile(
-    r"(?<![\w.:/\\~@-])(?:~|[A-Za-z]:)?[/\\](?:[^\s\"'`<>|:;,()\[\]{}/\\]+[/\\])+([^\s\"'`<>|:;,()\[\]{}/\\]*)"
+    r"(?<![\w.:/\\~@-])(?:~[\w.-]*|[A-Za-z]:)?[/\\](?:[^\s\"'`<>|:;,()\[\]{}/\\]+[/\\])+([^\s\"'`<>|:;,()\[\]{}/\\]*)"
 )
 
 
