@@ -1,6 +1,6 @@
 # Targets for people; the work is in `posttrain`. `make sft recipe=tinystories` runs the chain up to sft.
 .DEFAULT_GOAL := help
-.PHONY: help install run base distill generate sft pairs dpo export plan eval report chat serve check test test-all bench clean
+.PHONY: help install run base distill generate sft pairs dpo export plan eval report chat serve push check test test-all bench clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,6 +8,7 @@ recipe ?= tinystories
 step ?=
 format ?=
 judge ?=
+repo ?=
 
 help: ## this list
 	@grep -hE '^[a-z][a-z -]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-41s %s\n", $$1, $$2}'
@@ -45,6 +46,9 @@ chat: install ## talk to the model of the last step, or of step=NAME
 
 serve: install ## serve that model as an OpenAI-compatible endpoint
 	@$(BIN)/posttrain serve $(recipe) $(if $(step),--step $(step)) $(if $(format),--format $(format))
+
+push: install ## push step=NAME to repo=USER/NAME on the hub; args=--dry-run lists what would go
+	@$(BIN)/posttrain push $(recipe) --step $(step) --repo $(repo) $(args)
 
 check: install ## format, lint and types
 	$(BIN)/ruff format --check .
