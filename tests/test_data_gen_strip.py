@@ -70,6 +70,9 @@ def test_the_rest_of_a_text_is_kept_as_it_is(text: str, control: str) -> None:
         ("<|\u200bus\u2060er|>Hi", "Hi", 1),
         ("<<s>s>", "", 2),
         ("a</s>b[INST]c", "abc", 2),
+        ("<|us\x00er|>\x7fHi", "\x7fHi", 1),
+        ("<|us\ud800er|>Hi", "Hi", 1),
+        ("<|user|\u226f", "", 1),
         ("1 < 2 | 3 > 2", "1 < 2 | 3 > 2", 0),
         ("caf\u00e9 \ufb01ne\u200b", "caf\u00e9 \ufb01ne\u200b", 0),
     ],
@@ -80,6 +83,7 @@ def test_known_disguises(text: str, left: str, count: int) -> None:
 
 def test_own_controls_are_removed_and_the_empty_one_is_ignored() -> None:
     assert strip_control("a@@b", ["@@", ""]) == ("ab", 1)
+    assert strip_control("cafe\u0301! caf\u00e9!", ["f\u00e9!"]) == ("ca ca", 2)  # in either normal form
 
 
 def test_a_single_pass_of_replacement_is_caught() -> None:
