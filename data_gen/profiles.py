@@ -41,10 +41,10 @@ def draft_profiles(seed: int, source: Sequence[Row]) -> Draft:
 
 
 def field_schema(field: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON Schema of one value."""
+    """The JSON Schema of one value; without `minLength`, which some endpoints refuse."""
     if "choices" in field:
         return {"type": "string", "enum": field["choices"]}
-    text = {"type": "string", "minLength": 1}
+    text = {"type": "string"}
     return {"type": "array", "items": text, "minItems": FEWEST, "maxItems": MOST} if "list" in field else text
 
 

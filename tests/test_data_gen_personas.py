@@ -278,8 +278,7 @@ def accepts(schema: dict[str, Any], value: Any) -> bool:
     if schema["type"] == "array":
         fits = isinstance(value, list) and schema["minItems"] <= len(value) <= schema["maxItems"]
         return fits and all(accepts(schema["items"], item) for item in value)
-    fits = isinstance(value, str) and len(value) >= schema.get("minLength", 0)
-    return fits and value in schema.get("enum", [value])
+    return isinstance(value, str) and value in schema.get("enum", [value])
 
 
 @pytest.mark.parametrize(("reply", "found"), REPLIES)
@@ -287,13 +286,13 @@ def test_the_schema_lets_through_what_is_read(reply: str, found: str | None) -> 
     row = {**drafted(PROFILES, BAKER)[0], "keys": ["age_group", "home", "likes"]}
     schema = PROFILES.schema(row)
     assert schema is not None and schema["additionalProperties"] is False
-    blank = reply == with_(home=" ")  # a schema can ask for characters, not for words
+    blank = reply in (with_(home=" "), with_(likes=["bread", ""]))  # no schema asks for words
     assert accepts(dict(schema), last_object(reply)) == (found is None or blank)
 
 
 def test_a_reply_of_brackets_alone_is_given_up_without_delay() -> None:
     assert last_object("{" * 20_000) is None
-    assert last_object('{"a":' * 2_000) is None
+    assert last_object('{"a":' * 500) is None
     assert last_object("[" * 100_000 + '{"a": 1}') == {"a": 1}
 
 

@@ -18,8 +18,10 @@ from data_gen.profiles import profile_schema
 from data_gen.storyworld import load_world
 from posttrain.chain.identity import digest_of_json
 from posttrain.chain.paths import PROJECT
+from posttrain.engines.llamacpp_engine import serve
 from posttrain.engines.probe import EXPECTED
 from posttrain.errors import PosttrainError
+from posttrain.lm.gguf import write_gguf
 from posttrain.rows import read_rows, write_rows
 
 STARTER = PROJECT / "data_gen" / "personas" / "starter.jsonl"
@@ -162,3 +164,17 @@ def test_a_file_without_personas_and_a_step_without_a_teacher_are_refused(tmp_pa
     ):
         with pytest.raises(ValueError, match=said):
             checked("generate", generator=generator, **more)
+
+
+@pytest.mark.slow
+def test_a_real_server_is_bound_by_the_schema_of_each_profile(tmp_path: Path) -> None:
+    """A model that tells stories and knows no JSON: what it says is nonsense, its form is right unless it is cut."""
+    write_gguf(PROJECT / "models" / "storyteller-1m", tmp_path / "m.gguf", "q8_0", "m")
+    with serve(tmp_path / "m.gguf", context=1024, threads=1) as running:
+        endpoint = {"base_url": f"{running.base_url}/v1", "max_tokens": 400, "concurrency": 1, "seed": 1}
+        ctx = context(tmp_path, source=given(STARTER))
+        settings = {"generator": "profiles", "source": str(STARTER), "rows": 24, "test_size": 2, "seed": 1}
+        report = run("generate", ctx, teacher="openai:writer", endpoint=endpoint, **settings)
+    rows, counts = rows_of(tmp_path), report["counts"]
+    assert len(rows) >= 4 and len(rows) + counts["cut"] + counts.get("an empty value", 0) == 24
+    assert all(list(json.loads(row["messages"][1]["content"])) == row["keys"] for row in rows)
