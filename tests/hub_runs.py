@@ -10,6 +10,7 @@ from posttrain.chain.store import Artifact, Store
 
 COMMIT = "c" * 40
 NOT_FOR_OTHERS = ("training_args.bin", "optimizer.pt", "journal.sqlite", "verdicts.jsonl", "trainer_state.json")
+RULING = {"rubric": digest("a rubric"), "prompts": digest("prompts")}  # what a judge went by
 Write = Callable[[Path], object]
 
 
@@ -32,7 +33,8 @@ class HubRun:
         write(partial)
         record = {
             "kind": kind, "version": 1, "identity": identity, "inputs": named,
-            "config": {"kind": kind, **(config or {})}, "metrics": {"summary": name, **(metrics or {})}, "finished": "2026-01-01T00:00:00+00:00",
+            "config": {"kind": kind, **(config or {})}, "metrics": {"summary": name, **(metrics or {})},
+            "finished": "2026-01-01T00:00:00+00:00",
             "provenance": {
                 "seconds": 1.0, "peak_memory_mb": 10.0, "joules": None, "commit": "abc", "source": "def",
                 "posttrain": "0.1.0", "python": "3.11", "packages": {"torch": "2.13.0"},
@@ -62,8 +64,10 @@ class HubRun:
         return {"identity": value, "reference": value.removeprefix("hub:").split("@")[0]}
 
     def judge(self, step: str, verdict: str, **of_row: Any) -> None:
-        metrics = {"verdict": verdict, "why": "so it is", "axes": {}, "primary": "instruct"}
-        self.add(f"{step}.judge", "judge", lambda out: None, {"judged": step}, metrics, **of_row)
+        score = {"instruct": {"score": 7.0, "low": 6.0, "high": 8.0}}
+        metrics = {"judge": "rule", "primary": "instruct", "axes": score, "n_scored": 2, "n_asked": 2}
+        metrics |= {"verdict": verdict, "why": "so it is"}
+        self.add(f"{step}.judge", "judge", lambda out: None, {"judged": step}, metrics, RULING, **of_row)
 
 
 def copied(source: Path) -> Write:
