@@ -1,9 +1,9 @@
 """Kills a generate step that asks a counting endpoint, again and again, and looks for calls that were sent twice.
 
-    python tests/killed_rows.py FOLDER SEED KILLS [forget]      # prints what it found as JSON
+    python tests/killed_rows.py FOLDER SEED KILLS [blind]      # prints what it found as JSON
 
 A kill comes at a random moment, or just before or after a commit of the journal. Answered means: committed to the
-journal. With `forget` some answers are used and not written: that must be caught.
+journal. `blind` is a journal that does not find its answers: that must be caught.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from killed_calls import Forgetful
+from killed_calls import Blind
 from misbehaving_server import Call, Reply, chat, serving
 from stage_context import context, run
 
@@ -128,6 +128,6 @@ def _answered(folder: Path) -> set[str]:
 
 
 if __name__ == "__main__":
-    _, path, seed, count, *forget = sys.argv
-    kind = Forgetful if forget and forget[0] == "forget" else Journal
+    _, path, seed, count, *blind = sys.argv
+    kind = Blind if blind == ["blind"] else Journal
     print(json.dumps(main(Path(path), int(count), random.Random(int(seed)), kind)))

@@ -181,7 +181,7 @@ def test_kills_lose_no_row_double_none_and_repeat_no_answered_call(whole: Path) 
 
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         script = Path(__file__).with_name("killed_rows.py")
-        for kind, caught in (("", False), ("forget", True)):
+        for kind, caught in (("", False), ("blind", True)):
             place = Path(folder) / (kind or "honest")
             place.mkdir()
             kills = "50" if not caught else "8"

@@ -65,9 +65,11 @@ def stable(value: Any, at: str = "value") -> Any:
 def _stable_field(value: Any, field: FieldInfo, at: str) -> Any:
     """A field marked `ByContent` becomes the digest of what its path names."""
     marks = [*field.metadata]
-    for argument in get_args(field.annotation):  # InputPath | None
+    for argument in get_args(field.annotation):  # InputPath | None, tuple[InputPath, ...]
         marks += getattr(argument, "__metadata__", ())
-    return sha256_path(Path(value)) if ByContent in marks and value is not None else stable(value, at)
+    if ByContent not in marks or value is None:
+        return stable(value, at)
+    return [sha256_path(path) for path in value] if isinstance(value, tuple) else sha256_path(Path(value))
 
 
 def canonical(value: Any) -> str:

@@ -142,7 +142,8 @@ def parse_recipe(raw: dict[str, Any], where: str, table: Mapping[str, Stage]) ->
         checked_prompts(judge.canaries)
     default = _gate(raw, f"{where}: gate", judge)
     shared = {} if raw.get("seed") is None else {"seed": raw["seed"]}
-    parsed = {step: _step(step, value, where, table, shared, judge) for step, value in steps.items()}
+    evaluated = _evaluated(steps, judge)
+    parsed = {step: _step(step, value, where, table, shared, judge, evaluated) for step, value in steps.items()}
     gates = {}
     for step, config in parsed.items():
         place = f"{where}: steps.{step}.gate"
@@ -150,6 +151,13 @@ def parse_recipe(raw: dict[str, Any], where: str, table: Mapping[str, Stage]) ->
         gates[step] = step_gate(default, own, config, parsed, table[config.kind], place)
     check_default(default, f"{where}: gate")
     return Recipe(name, where, parsed, judge, gates)
+
+
+def _evaluated(steps: Mapping[str, Any], judge: JudgeSettings | None) -> list[str]:
+    """Every file of prompts by which something of this recipe is judged or measured."""
+    named = [str(judge.prompts)] if judge is not None else []
+    named += [str(raw["measured_on"]) for raw in steps.values() if isinstance(raw, dict) and raw.get("measured_on")]
+    return list(dict.fromkeys(named))
 
 
 def _gate(raw: Mapping[str, Any], where: str, judge: JudgeSettings | None) -> Gate:
@@ -190,7 +198,9 @@ def _step(
     table: Mapping[str, Stage],
     shared: Mapping[str, Any],
     judge: JudgeSettings | None,
+    evaluated: Sequence[str],
 ) -> StepConfig:
+    """`evaluated` are the prompt sets that the recipe names, which data steps keep out of their rows."""
     _named(name, f"{where}: steps")
     if name in KEYS:
         raise PosttrainError(f"{where}: steps.{name}: a recipe has a key of this name. Rename the step.")
@@ -206,6 +216,8 @@ def _step(
         values.setdefault("hold_out", str(judge.prompts))  # what is judged on is never trained on
     if judge is not None and "measured_on" in config.model_fields:
         values.setdefault("measured_on", str(judge.prompts))
+    if "decontaminate" in config.model_fields:
+        values.setdefault("decontaminate", evaluated)
     if judge is not None and "judge" in config.model_fields:
         values.setdefault("judge", judge)  # a step takes what its own `judge` has fields for
     return _checked(config, values, f"{where}: steps.{name}", beside=("gate",))

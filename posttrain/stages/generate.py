@@ -7,9 +7,9 @@ taught:   {kind: generate, generator: instructions, rows: 3000, teacher: openai:
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from data_gen.generator import TEMPLATES, Generator
 from data_gen.generators import GENERATORS
@@ -20,6 +20,8 @@ from posttrain.engines.endpoint import api_key
 from posttrain.errors import PosttrainError
 from posttrain.rows import Row, read_rows, write_rows
 from posttrain.stages.drafting import check_source, drafted
+from posttrain.stages.hygiene import HELD_OUT, Filters, filtered, unleaked, without_pii
+from posttrain.stages.pair_scores import PairsJudge
 from posttrain.stages.teacher_cost import teacher_calls
 from posttrain.stages.teachers import TEACHER, Asked, TeacherChoice, TeacherEndpoint, teachers
 from posttrain.stages.teaching import SamplingSettings, check_template
@@ -57,8 +59,23 @@ class GenerateConfig(StepConfig):
     sampling: SamplingSettings = Field(SamplingSettings(), description="of a teacher that is no endpoint")
     require_words: bool = Field(True, description="drop a teacher's answer that lacks a required word")
     hold_out: InputPath | None = Field(None, description="prompts that no row may equal; the judge's by default")
+    decontaminate: tuple[InputPath, ...] = Field(
+        (), description="prompt sets of which no row may hold much; by default all that the recipe names"
+    )
+    filters: Filters = Filters()
+    judge: PairsJudge | None = Field(None, description="who scores for filters.min_score; the recipe's by default")
     near_duplicates: float = Field(0.8, gt=0, le=1, description="estimated Jaccard similarity that counts as equal")
     test_size: int = Field(100, ge=2, description="rows set aside to measure held-out answers on")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_idle_judge(cls, values: Any) -> Any:
+        """The recipe offers its judge to every step of this kind; where it is not asked it is no part of the step."""
+        offered = isinstance(values, dict) and isinstance(values.get("judge"), BaseModel)
+        filters = (values.get("filters") or {}) if offered else {}
+        if offered and isinstance(filters, dict) and filters.get("min_score") is None:
+            return {**values, "judge": None}
+        return values
 
     @property
     def asked(self) -> list[Asked]:
@@ -76,6 +93,12 @@ class GenerateConfig(StepConfig):
         if generator.column is None and self.source is not None:
             others = [name for name, other in GENERATORS.items() if other.column]
             raise ValueError(f"generator {self.generator} takes no 'source'; use one of {', '.join(others)}")
+        return self
+
+    @model_validator(mode="after")
+    def _judge_fits(self) -> "GenerateConfig":
+        if (self.filters.min_score is None) != (self.judge is None):
+            raise ValueError("filters.min_score and 'judge' go together. Add or delete one of them")
         return self
 
     @model_validator(mode="after")
@@ -121,25 +144,26 @@ def ready(config: GenerateConfig) -> None:
 
 def run(config: GenerateConfig, ctx: StageContext) -> Metrics:
     """train.jsonl and test.jsonl: {"id", "messages", "provenance", …}; every row that is dropped is counted."""
-    from data_gen.dedup import deduplicate
     from data_gen.holdout import drop_held_out
 
     opened = open_teachers(config, ctx)
     rows, counts = drafted(config, ctx)
     counts["control strings removed"] = _strip(rows)
     prompts = read_rows(config.hold_out) if config.hold_out else []
-    not_asked, taught = 0, Metrics()
+    taught = Metrics()
     if config.asked:
-        rows, not_asked = drop_held_out([_unanswered(row) for row in rows], prompts)
+        rows, personal = without_pii([_unanswered(row) for row in rows], config.filters)  # before it leaves the machine
+        rows, not_asked = drop_held_out(rows, prompts)
         rows, faults, taught = answered(config, opened, rows, ctx)
-        counts |= faults
+        counts |= {**personal, **faults, HELD_OUT: not_asked}
     else:
         rows = [{**row, "provenance": _own(config)} for row in rows]
-    with ctx.progress(len(rows), "rows compared") as tick:
-        rows, same = deduplicate(rows, config.near_duplicates, tick)
-    rows, held = drop_held_out(rows, prompts)
-    counts |= same | {"equal to a held-out prompt": not_asked + held}
-    return {**_written(config, rows, counts, ctx), **taught, **_share(taught, len(rows))}
+    rows, unfit, judged = filtered(rows, config.filters, config.judge, ctx)
+    rows, leaked, overlaps = unleaked(rows, config.near_duplicates, prompts, config.decontaminate, ctx)
+    for name, count in (*unfit.items(), *leaked.items()):
+        counts[name] = counts.get(name, 0) + count
+    metrics = {**_written(config, rows, counts, ctx), **taught, **_share(taught, len(rows)), **judged}
+    return {**metrics, "overlaps": overlaps} if overlaps else metrics
 
 
 def _written(config: GenerateConfig, rows: Sequence[Row], counts: Mapping[str, int], ctx: StageContext) -> Metrics:

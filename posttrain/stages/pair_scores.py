@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from eval.pairwise import Comparison
     from eval.rubric import Rubric
     from eval.verdict import Verdict
+    from posttrain.stages.hygiene import Scoring
     from posttrain.stages.pairs import PairsConfig
 
 WON = 0.5  # a win is more than a tie; with a panel it is the mean of its families
@@ -53,7 +54,7 @@ class Scored(NamedTuple):
     metrics: Metrics
 
 
-def score(config: "PairsConfig", ctx: StageContext, answered: Answered) -> Scored:
+def score(config: "PairsConfig | Scoring", ctx: StageContext, answered: Answered) -> Scored:
     """Scores by `config.by`. A stop by a budget is an error that keeps all answers."""
     if config.judge is None:
         return by_constraints(answered)
@@ -90,7 +91,7 @@ def _training(ctx: StageContext) -> list[str]:
 
 
 def by_scores(
-    config: "PairsConfig", answered: Answered, fit: "Fit", training: Sequence[str], ctx: StageContext
+    config: "PairsConfig | Scoring", answered: Answered, fit: "Fit", training: Sequence[str], ctx: StageContext
 ) -> Scored:
     """Absolute scores, from 1 to 10: on `axis`, or the mean of all axes, so that none is bought with another."""
     assert config.judge is not None
