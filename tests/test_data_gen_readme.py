@@ -12,6 +12,8 @@ from data_gen.generator import Generator, Rejected, Row
 from data_gen.generators import GENERATORS
 from data_gen.personas import lists
 from data_gen.profiles import FEWEST_KEYS, MOST_KEYS, fields
+from posttrain.chain import strict_yaml
+from posttrain.stages import STAGES
 
 ROOM = Path(generator.__file__).parent
 README = (ROOM / "README.md").read_text(encoding="utf-8")
@@ -60,9 +62,16 @@ def test_and_refuses_what_it_says_it_refuses(riddles: Generator) -> None:
     assert taught(riddles, "It is a THING!") == [Rejected("tells the answer")] * 20
 
 
+def test_with_a_line_in_the_table_a_recipe_can_have_it(riddles: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, config = strict_yaml.parse(block("yaml"), "README.md")["riddles"], STAGES["generate"].config
+    with pytest.raises(ValueError, match="generator"):
+        config.model_validate(settings)
+    monkeypatch.setitem(GENERATORS, "riddles", riddles)
+    assert config.model_validate(settings)
+
+
 def test_its_code_is_as_short_as_it_looks() -> None:
-    lines = [line for line in block("python").splitlines() if line.strip()]
-    assert len(lines) <= 20 and block("yaml").startswith("riddles: {kind: generate, generator: riddles,")
+    assert len([line for line in block("python").splitlines() if line.strip()]) <= 20
 
 
 def test_personas_are_told_of_with_every_file_and_generator() -> None:
