@@ -65,12 +65,12 @@ def real_gold(half: str, count: int) -> Gold:
     return Gold({row["id"]: row for row in own[:count]}, told, [row["messages"][-1]["content"] for row in other])
 
 
-def world_gold(count: int, seed: int = 5) -> Gold:
-    """Stories of the story world with their prompts, and 3,000 of its instruction rows."""
+def world_gold(count: int, seed: int = 5, training: int = 3000) -> Gold:
+    """Stories of the story world with their prompts, and as many of its instruction rows to be trained on."""
     prompts = prompt_rows(seed, count)
     told = [{"id": row["id"], "text": row["reference"], "stopped": True} for row in prompts]
-    training = [row["messages"][-1]["content"] for row in instruction_rows(seed + 1, 0, 3000)]
-    return Gold({row["id"]: row for row in prompts}, told, training)
+    read = [row["messages"][-1]["content"] for row in instruction_rows(seed + 1, 0, training)]
+    return Gold({row["id"]: row for row in prompts}, told, read)
 
 
 def with_texts(rows: Sequence[Row], texts: Sequence[str]) -> list[Row]:
