@@ -53,7 +53,7 @@ def release(run: Run, step: str = "sft", shape: Shape = "model", base: str | Non
     """What lies beside the record of a step, as it would go; GGUF files at the root."""
     path = path_of(run, step)
     files = [
-        File(file.name if file.suffix == ".gguf" else str(file.relative_to(path)), file)
+        File(file.name if file.parent.name.startswith("gguf-") else str(file.relative_to(path)), file)
         for file in sorted(path.rglob("*"))
         if file.is_file()
     ]

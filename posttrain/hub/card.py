@@ -9,7 +9,17 @@ from posttrain.hub import card_sections as section
 from posttrain.hub.card_run import how_to_run
 from posttrain.hub.card_text import cell
 from posttrain.hub.fetch import split
-from posttrain.hub.lineage import Source, ancestors, formats_in, licence, model_path, public, sources, step_record
+from posttrain.hub.lineage import (
+    Source,
+    ancestors,
+    formats_in,
+    inputs_of,
+    licence,
+    model_path,
+    public,
+    sources,
+    step_record,
+)
 from posttrain.report.records import INVALID, Named, judge_name
 from posttrain.rows import read_rows
 
@@ -149,10 +159,10 @@ def _about(release: "Release", nodes: Sequence[Named], way: Sequence[str]) -> st
 def _did(record: dict[str, Any]) -> str:
     if record["kind"] == "base":
         return "trained from scratch" if record["config"].get("architecture") else ""
-    teacher = record["inputs"].get("teacher", {}).get("reference", "")
+    teachers = [one.name for one in inputs_of("", record) if one.role.startswith("teacher")]
     rows = f"{record['metrics'].get('rows', 0):,}"
     formats = " and ".join(record["config"].get("formats", []))
-    return DID[record["kind"]].format(teacher=cell(Path(str(teacher)).name), rows=rows, formats=formats)
+    return DID[record["kind"]].format(teacher=cell(" and ".join(teachers)), rows=rows, formats=formats)
 
 
 def _rank(release: "Release") -> int:
@@ -162,12 +172,13 @@ def _rank(release: "Release") -> int:
 
 def _runtimes(release: "Release") -> str:
     names = {
-        "gguf": "llama.cpp and Ollama",
+        "gguf": "llama.cpp (or Ollama)",
         "onnx": "ONNX Runtime",
         "bnb": "transformers",
         "safetensors": "transformers",
     }
-    return " and ".join(dict.fromkeys(names[name.split("-")[0]] for name in formats_in(release)))
+    *others, last = dict.fromkeys(names[name.split("-")[0]] for name in formats_in(release))
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def data_card(release: "Release") -> str:

@@ -18,6 +18,10 @@ from posttrain.report.wording import count, dollars, duration, energy, flat, mem
 SHORT = 12  # characters of an identity, as the store names its entries
 SHOWN = 2  # held-out prompts whose completions are shown
 BUNDLED = ("eval/prompts", "eval/rubrics")  # files that a record names by their content
+LEGEND = (
+    "A paired difference is to the model of the step before on the same prompts. Canaries are texts whose order is "
+    "known; a judge that gets them wrong is invalid."
+)
 LINK = "[posttrain.json](posttrain.json)"
 TRAINING = (
     "lora.r", "lora.lora_alpha", "learning_rate", "num_train_epochs", "per_device_train_batch_size",
@@ -86,7 +90,7 @@ def judged(nodes: Sequence[Named], shown: Sequence[str], step: str) -> str:
     lines += [
         "",
         f"The last verdict: {judge_name(metrics)}, rubric {file_name(config['rubric'])}{prompts}, {asked}; identity of "
-        f"the judging `{record['identity'][:SHORT]}`.",
+        f"the judging `{record['identity'][:SHORT]}`. {LEGEND}",
     ]
     return public("\n".join(lines))
 
@@ -102,6 +106,8 @@ def made(nodes: Sequence[Named]) -> str:
     for step, record in zip(steps_of(nodes), _steps(nodes), strict=True):
         facts = dict(flat(record["config"]))
         names = SETTINGS.get(step["kind"], ()) if step["kind"] != "base" or record["config"].get("architecture") else ()
+        if step["kind"] == "generate" and facts.get("teacher", "not set") == "not set":
+            names = ("generator",)
         settings = [f"{name} {facts[name]}" for name in names if facts.get(name, "not set") not in NO_SETTINGS]
         came = public(str(step["metrics"].get("summary", "")))
         took = duration(step["seconds"])
@@ -157,6 +163,8 @@ def outside(found: Sequence[Source]) -> str:
 
 
 def _exactly(source: Source) -> str:
+    if not source.identity:
+        return "behind an endpoint"
     return f"commit {source.commit}" if source.commit else f"sha256 {source.identity[:SHORT]}"
 
 

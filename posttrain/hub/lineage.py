@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from posttrain.hub.release import Release
 
 HUB, DATA_SETS = "hub:", "datasets/"  # how identities from the hub begin, and names of data sets in them
+MODELS = ("model", "teacher", "tokenizer")  # fields that name no data
+ENDPOINT = "openai:"  # before the name of a model behind an endpoint
 GGUF = "gguf-"  # how the names of llama.cpp's formats begin
 PUBLIC_HOSTS = ("api.openai.com", "github.com", "huggingface.co")  # any other may be the name of a machine
 URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'<>)\]|]+")
@@ -31,9 +33,9 @@ PATH = re.compile(
 class Source(NamedTuple):
     """A model or a data set from outside the run."""
 
-    role: str  # the field that named it: model, teacher, data
-    name: str  # a hub id, or the last name of a path
-    identity: str  # `hub:org/name@commit`, or sha256 of what the path held
+    role: str  # the field that named it: model, teacher, data; `teacher.1` is the second of several
+    name: str  # a hub id, the last name of a path, or `openai:MODEL`
+    identity: str  # `hub:org/name@commit`, or sha256 of what the path held; "" behind an endpoint
     step: str
 
     @property
@@ -50,7 +52,7 @@ class Source(NamedTuple):
 
     @property
     def is_data(self) -> bool:
-        return self.identity.startswith(HUB + DATA_SETS) or self.role not in ("model", "teacher", "tokenizer")
+        return self.identity.startswith(HUB + DATA_SETS) or self.role.split(".")[0] not in MODELS
 
 
 def public(text: str) -> str:
@@ -109,18 +111,28 @@ def sources(nodes: list[Named]) -> list[Source]:
     inside = {artifact.record["identity"] for _, artifact in nodes}
     found: dict[str, Source] = {}
     for row, artifact in nodes:
-        for field, value in artifact.record["inputs"].items():
-            if "." not in row["name"] and value["identity"] not in inside:
-                name = _name(str(value["reference"]), value["identity"])
-                found.setdefault(value["identity"], Source(field, name, value["identity"], row["name"]))
+        if "." not in row["name"]:
+            for one in inputs_of(row["name"], artifact.record):
+                if one.identity not in inside:
+                    found.setdefault(one.identity or one.name, one)
     return list(found.values())
+
+
+def inputs_of(step: str, record: dict[str, Any]) -> Iterator[Source]:
+    """What a step's record names: its inputs, and teachers behind endpoints, of which there is no identity."""
+    for field, value in record["inputs"].items():
+        yield Source(field, _name(str(value["reference"]), value["identity"]), value["identity"], step)
+    teacher = record["config"].get("teacher")
+    for name in [one["model"] for one in teacher] if isinstance(teacher, list) else [teacher]:
+        if isinstance(name, str) and name.startswith(ENDPOINT):
+            yield Source("teacher", name, "", step)
 
 
 def _name(reference: str, identity: str) -> str:
     """A hub id without its revision, a path's last name, an endpoint's model as it is."""
     if identity.startswith(HUB):
         return identity.removeprefix(HUB).partition("@")[0].removeprefix(DATA_SETS)
-    return reference if reference.startswith("openai:") else Path(reference).name
+    return Path(reference).name
 
 
 def formats_in(release: "Release") -> dict[str, str]:
@@ -171,10 +183,7 @@ def lineage(release: "Release") -> dict[str, Any]:
 
 def _told(name: str, record: dict[str, Any]) -> dict[str, Any]:
     """One node; a reference to something outside becomes its name, and its identity says what it was."""
-    inputs = {
-        field: {"name": _name(str(value["reference"]), value["identity"]), "identity": value["identity"]}
-        for field, value in record["inputs"].items()
-    }
+    inputs = {one.role: {"name": one.name, "identity": one.identity} for one in inputs_of(name, record) if one.identity}
     named = {field: value["name"] for field, value in inputs.items() if record["config"].get(field)}
     return {
         "name": name,
