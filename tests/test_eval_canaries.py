@@ -69,31 +69,39 @@ def failed(found: Sequence[Check]) -> set[str]:
     return {check.name for check in found if not check.ok}
 
 
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))]
+
+
 @pytest.mark.parametrize("source", [world, real])
-def test_the_rule_judge_is_valid_whatever_the_seed(source: Any) -> None:
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_rule_judge_is_valid_whatever_the_seed(source: Any, seed: int) -> None:
     prompts, training = source()[:-50], [row["reference"] for row in source()[-50:]]
-    for seed in range(4):
-        _, found = judged(rule_judge, prompts, seed, training)
-        assert not failed(found), (seed, found)
-        assert gate("plot", tally=Tally(9, 9, 5.0), canaries=found).outcome == "BASELINE"
+    _, found = judged(rule_judge, prompts, seed, training)
+    assert not failed(found), found
+    assert gate("plot", tally=Tally(9, 9, 5.0), canaries=found).outcome == "BASELINE"
+
+
+@cache
+def checks_of(name: str, seed: int) -> list[Check]:
+    return judged(SABOTAGED[name], world(), seed)[1]
 
 
 @pytest.mark.parametrize("name", SABOTAGED)
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_sabotaged_judge_is_invalid(name: str, seed: int) -> None:
-    _, found = judged(SABOTAGED[name], world(), seed)
+    found = checks_of(name, seed)
     ruling = gate("plot", tally=Tally(9, 9, 5.0), canaries=found)
     assert ruling.outcome == "JUDGE INVALID", found
 
 
 def test_each_kind_of_canary_sees_what_it_is_for() -> None:
-    saw = {name: failed(judged(fit, world(), 0)[1]) for name, fit in SABOTAGED.items()}
+    saw = {name: failed(checks_of(name, 0)) for name in SABOTAGED}
     assert "the same answer twice" in saw["earlier is better"] & saw["chance"]
     assert "asks for ten points" in saw["parrot"]
     assert {"empty answer", "null answer"} <= saw["shorter is better"]
     assert "sentences shuffled" in saw["longer is better"] & saw["bag of words"] & saw["anything but nothing"]
     assert saw["deaf to the prompt"] == {"answer to another prompt"}
-    kinds = {check.name for check in judged(rule_judge, world(), 0)[1]}
+    kinds = {check.name for check in checks_of("constant", 0)}
     assert kinds == set().union(*saw.values())  # each kind is failed by some judge
 
 
@@ -102,8 +110,7 @@ def test_canaries_change_no_verdict_on_a_completion() -> None:
     by_id = {row["id"]: row for row in prompts}
     training = [row["reference"] for row in prompts[-50:]]
     alone = rule_judge(by_id, rows, training)(rows)
-    for seed in range(2):
-        assert judged(rule_judge, prompts, seed, training)[0].completions == alone
+    assert judged(rule_judge, prompts, 0, training)[0].completions == alone
     strangers = [{**row, "id": f"{row['id']} of another file"} for row in prompts]
     chosen = choose(strangers, 0)
     mixed = judge_blind(rule_judge, by_id, rows, training, chosen, make(chosen, 0), seed=0)
@@ -234,12 +241,11 @@ def test_the_built_in_prompts_are_those_of_the_hand_written_stories() -> None:
     assert read(ROOT / "eval" / "prompts" / "canaries.jsonl") == canary_prompts.prompt_rows()
 
 
-def test_the_built_in_stories_carry_canaries_that_the_rule_judge_passes() -> None:
-    prompts = read(ROOT / "eval" / "prompts" / "canaries.jsonl")
-    assert len(choose(prompts, 0)) == PROMPTS
-    for seed in range(3):
-        chosen = choose(prompts, seed)
-        made = make(chosen, seed)
-        by_id = {row["id"]: row for row in world()}
-        found = judge_blind(rule_judge, by_id, answers(world()), (), chosen, made, seed=seed)
-        assert not failed(checks(made, found.canaries)), seed
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_built_in_stories_carry_canaries_that_the_rule_judge_passes(seed: int) -> None:
+    chosen = choose(read(ROOT / "eval" / "prompts" / "canaries.jsonl"), seed)
+    assert len(chosen) == PROMPTS
+    made = make(chosen, seed)
+    by_id = {row["id"]: row for row in world()}
+    found = judge_blind(rule_judge, by_id, answers(world()), (), chosen, made, seed=seed)
+    assert not failed(checks(made, found.canaries))
