@@ -1,12 +1,12 @@
 """Texts whose facts are known: a scene of `world/extraction.yaml` told in some sentences, with a template to fill.
 
-Which sentences are said, in which words and order, what stands between them, which fields the template has, what they
-are called and how they are nested is all drawn, so a model has to read and not to learn the scene by heart. A field
-whose sentence is not said is empty.
+Which sentences are said, in which words and order, what stands between them, which fields the template has and how they
+are nested is all drawn, so a model has to read and not to learn the scene by heart. A field whose sentence is not said
+is empty.
 """
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from string import Template
 from typing import Any, NamedTuple
@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 from data_gen.instructions import listed
 from data_gen.storyworld import load_world, read_yaml
 
-Json = str | list[Any] | dict[str, Any]  # what a template is made of: "", [], [{…}] and {…}
 Values = dict[str, str | list[str]]
 
-SAID, UNDER, ABSENT, ASIDE = 0.75, 0.5, 0.15, (0.4, 0.4, 0.2)  # shares: sentences, nesting, empty keys; 0, 1, 2 asides
-FEWEST, MOST = 2, 5  # fields of a template
+SAID, UNDER, ABSENT, EACH = 0.75, 0.5, 0.15, 0.7  # shares: of sentences, nested fields, empty keys, lists of objects
+ASIDES = (0.4, 0.4, 0.2)  # shares of texts with 0, 1 and 2 sentences that state no fact
+FEWEST, MOST = 1, 4  # fields of a template
 MANY = (1, 2, 3)  # values of a list, objects of a list
 
 
@@ -37,114 +37,106 @@ def written() -> dict[str, Any]:
     return loaded
 
 
-@cache
-def pools() -> Mapping[str, tuple[str, ...]]:
-    """The values of each kind: those of the story world, and those of scenes alone."""
-    world, own = load_world(), written()
-    return {
-        "name": (*world.girls, *world.boys),
-        "animal": world.animals,
-        "noun": world.nouns,
-        "place": tuple(place.place.removeprefix("the ") for place in world.places),
-        **{name: tuple(values) for name, values in own["pools"].items()},
-        **{name: tuple(map(str, range(low, high + 1))) for name, (low, high) in own["ranges"].items()},
-    }
+def article(value: str) -> str:
+    """`an owl`."""
+    return f"{'an' if value[0] in 'aeiou' else 'a'} {value}"
+
+
+def value_of(kind: str, rng: random.Random) -> str:
+    """A value of a kind: `Mia`, `an owl`, `a red kite`, `the park`, `Monday`, `12 coins`."""
+    world, own = load_world(), written()["kinds"]
+    if kind == "name":
+        return rng.choice((*world.girls, *world.boys))
+    if kind == "animal":
+        return article(rng.choice(world.animals))
+    if kind == "thing":
+        noun = rng.choice(world.nouns)
+        return article(f"{rng.choice(world.fitting[noun])} {noun}")
+    if kind == "place":
+        return rng.choice(world.places).place
+    return str(rng.choice(own[kind])) if kind == "day" else f"{rng.randint(*own[kind])} {kind}"
 
 
 class Bag:
-    """Values drawn from the pools, none twice: a text with two Mias has no right answer."""
+    """Values, none drawn twice: a text with two Mias has no right answer."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng, self.drawn = rng, set[str]()
 
-    def draw(self, pool: str) -> str:
-        while (value := self.rng.choice(pools()[pool])) in self.drawn:
+    def draw(self, kind: str) -> str:
+        """A value that was not drawn before."""
+        while (value := value_of(kind, self.rng)) in self.drawn:
             pass
         self.drawn.add(value)
         return value
 
-    def values(self, fields: Mapping[str, Any]) -> Values:
-        """A value of each field; a list of some where it has many."""
-        counts = {name: self.rng.choice(MANY) if field.get("many") else 0 for name, field in fields.items()}
+    def values(self, fields: Mapping[str, str], many: Sequence[str] = ()) -> Values:
+        """A value of each field, and some of those in `many`."""
         return {
-            name: [self.draw(fields[name]["pool"]) for _ in range(count)] if count else self.draw(fields[name]["pool"])
-            for name, count in counts.items()
+            name: [self.draw(kind) for _ in range(self.rng.choice(MANY))] if name in many else self.draw(kind)
+            for name, kind in fields.items()
         }
 
 
-def article(value: str) -> str:
-    """`an owl`."""
-    return f"{'an' if value[0].lower() in 'aeiou' else 'a'} {value}"
-
-
 def slots_of(sentence: str) -> set[str]:
-    """The slots of a sentence; `$a_pet` states the same fact as `$pet`."""
-    return {name.removeprefix("a_") for name in Template(sentence).get_identifiers()}
+    """The slots of a sentence that state a fact."""
+    return {name for name in Template(sentence).get_identifiers() if not name.startswith(("the_", "other_"))}
 
 
 def say(sentence: str, values: Values, bag: Bag) -> str:
-    """A sentence with its slots filled, and a capital at its start."""
-    others = {name: bag.draw(name.removeprefix("other_")) for name in slots_of(sentence) if name.startswith("other_")}
-    shown: dict[str, str] = {}
-    for name, value in {**values, **others}.items():
-        each = [value] if isinstance(value, str) else value
-        shown |= {name: listed(each), f"a_{name}": listed([article(one) for one in each])}
-    found = Template(sentence).substitute(shown)
-    return found[0].upper() + found[1:]
+    """A sentence with its slots filled."""
+    shown = {}
+    for name in Template(sentence).get_identifiers():
+        kind, _, of = name.partition("_")
+        value = bag.draw(of) if kind == "other" else values[of if kind == "the" else name]
+        text = value if isinstance(value, str) else listed(value)
+        shown[name] = f"the {text.partition(' ')[2]}" if kind == "the" else text
+    return Template(sentence).substitute(shown)
 
 
 def tell(rng: random.Random) -> Told:
     """A text of one scene with its template."""
     scene = written()["scenes"][rng.choice(list(written()["scenes"]))]
     bag = Bag(rng)
-    values, each = bag.values(scene["fields"]), scene.get("each")
-    rows = [bag.values(each["fields"]) for _ in range(rng.choice(MANY))] if each else []
+    values = bag.values(scene["fields"], scene.get("many", ()))
+    rows = [bag.values(scene["each"]["fields"]) for _ in range(rng.choice(MANY))] if "each" in scene else []
     chosen = [rng.choice(group) for at, group in enumerate(scene["says"]) if at == 0 or rng.random() < SAID]
     first, *rest = [say(sentence, values, bag) for sentence in chosen]
-    rest += [say(rng.choice(each["says"]), row, bag) for row in rows]
-    asides = rng.sample(written()["asides"], rng.choices(range(len(ASIDE)), ASIDE)[0])
+    rest += [say(rng.choice(scene["told"]), row, bag) for row in rows]
+    asides = rng.sample(written()["asides"], rng.choices(range(len(ASIDES)), ASIDES)[0])
     rest += [say(sentence, {}, bag) for sentence in asides]
     rng.shuffle(rest)
+    text = " ".join([first, *rest])
     said = {name: values[name] for sentence in chosen for name in slots_of(sentence)}
-    return Told(" ".join([first, *rest]), *ask_for(rng, scene, said, rows))
+    in_order = sorted(rows, key=lambda row: min(text.index(str(value)) for value in row.values()))
+    return Told(text, *ask_for(rng, scene, said, in_order))
 
 
 def ask_for(
     rng: random.Random, scene: Mapping[str, Any], said: Values, rows: Sequence[Values]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A template for some fields of a scene, one of which the text states at least; and the same filled."""
-    fields = scene["fields"]
+    fields = list(scene["fields"])
     sure = rng.choice([name for name in fields if name in said])
     others = rng.sample([name for name in fields if name != sure], rng.randint(FEWEST, min(MOST, len(fields))) - 1)
-    asked = rng.sample([sure, *others], len(others) + 1)
-    template: dict[str, Any] = {}
-    expected: dict[str, Any] = {}
-    keyed = _keyed(rng, fields, asked)
-    for key, name in keyed.items():
-        empty: Json = [] if fields[name].get("many") else ""
-        template[key], expected[key] = empty, said.get(name, empty)
+    asked = sorted([sure, *others], key=fields.index)
+    template: dict[str, Any] = {name: [] if name in scene.get("many", ()) else "" for name in asked}
+    expected: dict[str, Any] = {name: said.get(name, template[name]) for name in asked}
     for key, names in scene.get("under", {}).items():
-        inner = [known for known, name in keyed.items() if name in names]
+        inner = [name for name in asked if name in names]
         if len(inner) > 1 and rng.random() < UNDER:
             template, expected = _under(template, key, inner), _under(expected, key, inner)
+    if "each" in scene and rng.random() < EACH:
+        key = scene["each"]["key"]
+        template[key], expected[key] = [dict.fromkeys(scene["each"]["fields"], "")], list(rows)
     if rng.random() < ABSENT:
         key = rng.choice(written()["absent"])
         template[key] = expected[key] = ""
-    if "each" in scene and (rng.random() < UNDER or len(asked) == FEWEST):
-        keys = _keyed(rng, scene["each"]["fields"], list(scene["each"]["fields"]))
-        key = rng.choice(scene["each"]["keys"])
-        template[key] = [dict.fromkeys(keys, "")]
-        expected[key] = [{own: row[name] for own, name in keys.items()} for row in rows]
     return template, expected
 
 
-def _keyed(rng: random.Random, fields: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
-    """A key for each field."""
-    return {rng.choice(fields[name]["keys"]): name for name in names}
-
-
 def _under(flat: Mapping[str, Any], key: str, inner: Sequence[str]) -> dict[str, Any]:
-    """Some keys put into an object of their own, which stands where the first of them was."""
+    """Some fields put into an object of their own, which stands where the first of them was."""
     nested: dict[str, Any] = {}
     for name, value in flat.items():
         if name not in inner:
