@@ -196,7 +196,7 @@ class RichScreen:
         if remote:
             total = {key: sum(one[key] or 0 for one in remote) for key in ("calls", "answered", "tokens", "usd")}
             known = all(one["usd"] is not None for one in remote)
-            self.console.print(f"all judges: {_calls({**total, 'usd': total['usd'] if known else None})}")
+            self.console.print(f"in all: {_calls({**total, 'usd': total['usd'] if known else None})}")
 
     def where(self, models: Sequence[str], folder: Path, recipe: str, kept: Mapping[str, str]) -> None:
         """Where the results lie: the model that the chain ends with, and the report; `recipe` as it was given.

@@ -1,12 +1,15 @@
 """What a generator drafts: its source, and its rows with a journal file every CHUNK of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posttrain.chain.paths import find_path
 from posttrain.chain.stage import Input, StageContext
 from posttrain.errors import PosttrainError
 from posttrain.rows import Row, read_rows, write_rows
+from posttrain.stages.data_source import file_rows, is_file_of_rows
+from posttrain.stages.data_source import source_rows as published
 
 if TYPE_CHECKING:
     from posttrain.stages.generate import GenerateConfig
@@ -17,18 +20,19 @@ CHUNK = 1_000  # rows a journal file: what a killed run does not make again
 def check_source(reference: str, column: str) -> None:
     """Refuse a local file with a broken line or a row without its column. Another name may be a step's."""
     path = find_path(reference)
-    if path.is_file():
-        for _ in _with_column(read_rows(path), column, reference):
+    if is_file_of_rows(path):
+        for _ in _with_column(file_rows(path), column, reference):
             pass
 
 
-def source_rows(source: Input, column: str) -> list[Row]:
-    """The rows of a file, or those that a step made to train on."""
-    path = source.path / "train.jsonl" if source.path.is_dir() else source.path
-    return list(_with_column(read_rows(path), column, source.reference))
+def source_rows(source: Input, column: str, work: Path) -> list[Row]:
+    """The rows of a file or data set (its train split), or those that a step made to train on."""
+    trained = source.path / "train.jsonl"
+    rows = read_rows(trained) if trained.is_file() else published(source, "train", None, None, work)
+    return list(_with_column(rows, column, source.reference))
 
 
-def _with_column(rows: list[Row], column: str, where: str) -> Iterator[Row]:
+def _with_column(rows: Sequence[Row], column: str, where: str) -> Iterator[Row]:
     for number, row in enumerate(rows, start=1):
         if not isinstance(row.get(column), str):
             raise PosttrainError(
@@ -40,7 +44,7 @@ def _with_column(rows: list[Row], column: str, where: str) -> Iterator[Row]:
 def drafted(config: "GenerateConfig", ctx: StageContext) -> tuple[list[Row], dict[str, int]]:
     """All rows as they come from the generator, and what of the source could not be used."""
     generator, skip = config.made_by, config.skip
-    source = source_rows(ctx.inputs["source"], str(generator.column)) if config.source is not None else []
+    source = source_rows(ctx.inputs["source"], str(generator.column), ctx.work) if config.source is not None else []
     draft = generator.draft(config.seed, source)
     total = config.rows
     if draft.total is not None:

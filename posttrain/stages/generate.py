@@ -48,7 +48,9 @@ class GenerateConfig(StepConfig):
     )
     rows: int = Field(3_000, ge=10, description="rows to make; fewer where the source ends earlier")
     skip: int = Field(0, ge=0, description="rows left to another step of the same seed or source")
-    source: str | None = Field(None, description="JSONL that the generator reads, or a step that makes rows")
+    source: str | None = Field(
+        None, description="what is read: JSONL, a data set, or a step that makes rows"
+    )
     teacher: str | tuple[TeacherChoice, ...] | None = Field(
         None, description="who answers: a step, a directory, a hub id, openai:MODEL, or a list of these with weights"
     )
@@ -251,6 +253,7 @@ GENERATE = Stage(
         "eval/words.py",
     ),
     outside=frozenset({TEACHER, "source"}),
+    data_sets=frozenset({"source"}),
     check=check,
     ready=ready,
     remote=teacher_calls,

@@ -1,5 +1,7 @@
 """What the teachers of a step would be asked, at most, before anything is asked: for `plan` and `--dry-run`."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from posttrain.chain.stage import Input, Planned, RemoteCalls
@@ -49,7 +51,8 @@ def _rows(config: "GenerateConfig", planned: Planned) -> list[Row]:
     source: list[Row] = []
     if "source" in planned.made:
         path = planned.made["source"]
-        source = source_rows(Input(path, "", str(path)), column)
+        with TemporaryDirectory() as work:
+            source = source_rows(Input(path, "", str(path)), column, Path(work))
     elif "source" in planned.awaited:
         count = min(config.rows + config.skip, planned.awaited["source"].rows)
         source = [{"id": f"{number}", column: f"{number} ".ljust(CHARACTERS, "x")} for number in range(count)]
