@@ -14,7 +14,8 @@ import re
 import unicodedata
 
 CONTROL = frozenset("<>|")  # what control tokens are made of, in any width
-BRACKETED = re.compile(r"\[(?=/?[A-Z_]{2,}\])")  # [INST] and its like
+BRACKETED = re.compile(r"[\[［﹇](?=([^\s\]］﹈]{1,32})[\]］﹈])")  # a word in square brackets, in any width
+NAME = re.compile(r"[A-Z]{2}|_")  # of [INST], [gMASK] and their like
 DOUBTFUL = re.compile(r"[^ -;=?-{}~]")  # all that may need an escape: not plain ASCII, or one of < > |
 HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # categories of characters that nobody sees
 MARK = 16  # hexadecimal digits
@@ -34,9 +35,14 @@ def _escaped(found: re.Match[str]) -> str:
     return f"\\u{ord(char):04x}" if ord(char) < 128 else json.dumps(char)[1:-1]
 
 
+def _opened(found: re.Match[str]) -> str:
+    is_name = NAME.search(unicodedata.normalize("NFKC", found[1]))
+    return f"\\u{ord(found.group()):04x}" if is_name else found.group()
+
+
 def quoted(text: str) -> str:
     """The text as a JSON string in one line; letters of all scripts stay readable, control tokens are broken up."""
-    return BRACKETED.sub(r"\\u005b", DOUBTFUL.sub(_escaped, json.dumps(text, ensure_ascii=False)))
+    return BRACKETED.sub(_opened, DOUBTFUL.sub(_escaped, json.dumps(text, ensure_ascii=False)))
 
 
 def fenced(label: str, text: str, key: str) -> str:
