@@ -1,6 +1,8 @@
 """Tests run offline on one thread; tiny real models are made once a session."""
 
+import gc
 import os
+import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -10,6 +12,7 @@ import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 STORIES260K = SHARED / "models" / "stories260k"
+frozen = 0  # imported modules when garbage was last collected and all that was left set aside
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,6 +20,16 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def imported_libraries_are_no_garbage() -> None:
+    """Every training run collects garbage before its first step, and would look at all of torch and TRL each time."""
+    global frozen
+    if len(sys.modules) > frozen + 100:
+        frozen = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")

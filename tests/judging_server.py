@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from misbehaving_server import Call, Reply, Script, chat
@@ -17,6 +18,7 @@ def honest(prompts: Sequence[Mapping[str, Any]]) -> Grade:
     """The rule judge's mean: it can tell a good story from a bad one."""
     by_request = {row["prompt"]: row for row in prompts}
 
+    @cache
     def grade(request: str, answer: str) -> float:
         found = judge_story(by_request.get(request, {"prompt": request}), answer, stopped=True)
         scored = [verdict.score for verdict in found.values() if verdict.score is not None]

@@ -1,6 +1,5 @@
 """Pairs for the tiny Llama and one call that trains on them: what the tests of preference training share."""
 
-import gc
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,8 +13,6 @@ from posttrain.lm.preference.pairs import TokenPair
 from posttrain.lm.preference.settings import PreferenceSettings
 from posttrain.lm.preference.training import AlignResult, align
 from posttrain.lm.sft import OnStep, SFTSettings
-
-gc.freeze()  # every run collects garbage before its first step, and would look at all imported libraries again
 
 STEADY = SFTSettings(learning_rate=1e-2, batch_size=4, bf16=False, save_every_steps=100, epochs=2, kind="dpo")
 DPO = PreferenceSettings(training=STEADY)
