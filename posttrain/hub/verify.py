@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from posttrain.hub.release import Release
 
 NEW_TOKENS = 32
-ROOM = 512  # tokens that a prompt may have in an exported file
+TEMPLATE = 256  # tokens that a chat template may put round a request, a system prompt of its own included
 Messages = list[dict[str, str]]
 
 
@@ -133,7 +133,8 @@ def _complete(folder: Path, how: str, messages: Messages) -> str:
         return _by_pipeline(folder, messages)
     from posttrain.exporting.formats import open_runtime
 
-    with open_runtime(how, folder, 1, ROOM + NEW_TOKENS) as runtime:
+    room = sum(len(message["content"].encode()) for message in messages)  # a rare character is a token a byte
+    with open_runtime(how, folder, 1, room + TEMPLATE + NEW_TOKENS) as runtime:
         prompt = runtime.render(messages)
         return runtime.text(runtime.complete_one(prompt, runtime.room(prompt, NEW_TOKENS), 0.0, 0).ids)
 
