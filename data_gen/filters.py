@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
 DECISIVE = 100  # a likelihood ratio: "decisive" on the scale of Jeffreys (Theory of Probability, 1961)
+WORDLESS = "zxx"  # "no linguistic content", such as 3x + 2: in no other language
 
 
 def by_length(
@@ -55,9 +56,10 @@ def by_score(
     return _sorted_out(rows, [problem(value) for value in score(list(rows))])
 
 
-def languages() -> list[str]:
+@cache
+def languages() -> tuple[str, ...]:
     """The codes of the languages that can be told apart, ISO 639: two letters, or three where there are none."""
-    return sorted(_identifier().labels)
+    return tuple(sorted({*_identifier().labels} - {WORDLESS}))
 
 
 @cache
@@ -69,9 +71,9 @@ def _identifier() -> "LanguageIdentifier":
 
 def _other_language(text: str, language: str) -> str | None:
     """ "language fr" where a text is decisively French, None where it may well be in `language`."""
-    ranking = _identifier().rank(text)
-    best, likelihood = ranking[0]
-    return f"language {best}" if likelihood > DECISIVE * dict(ranking)[language] else None
+    likelihoods = dict(_identifier().rank(text))
+    best = max(languages(), key=likelihoods.__getitem__)
+    return f"language {best}" if likelihoods[best] > DECISIVE * likelihoods[language] else None
 
 
 def _sorted_out(rows: Sequence[Row], problems: Sequence[str | None]) -> tuple[list[Row], dict[str, int]]:

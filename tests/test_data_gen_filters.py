@@ -23,7 +23,17 @@ FOREIGN = {
     "zh": "小狗跑到花园里，找到了一个红色的球。",
     "ar": "ركض الكلب الصغير إلى الحديقة ووجد هناك كرة حمراء.",
 }
-SHORT = ["Yes!", "A sun, a cat.", "Crocodile, elephant, zebra.", "Omnivore", "2 × 3 × 5 × 7.", "Lily laughed.", ""]
+SHORT = [
+    "Yes!",
+    "A sun, a cat.",
+    "Crocodile, elephant, zebra.",
+    "Omnivore",
+    "2 × 3 × 5 × 7.",
+    "Lily laughed.",
+    '{"width":"13"}',
+    "1, 4, 9, 16",
+    "",
+]
 
 
 def rows_of(texts: list[str]) -> list[Row]:
