@@ -212,23 +212,28 @@ def test_posttrain_json_is_the_same_for_the_same_run_and_holds_what_made_it(run:
     assert not re.search(r"20\d\d-\d\d-\d\dT", json.dumps(told)), "no times"
 
 
+LOAD = 'load_dataset("PATH OR NAME OF THIS DATA SET")'
+
+
 def test_a_data_card_keeps_the_steps_own_and_adds_what_the_hub_needs(run: Run) -> None:
     path = path_of(run, "rows")
     write_rows(path / "train.jsonl", [{"id": "a"}] * 3)
     write_rows(path / "test.jsonl", [{"id": "b"}])
     bare = read(data_card(release(run, "rows", "rows")))
-    (path / "README.md").write_text("---\nlicense: cc0-1.0\ntags: [stories]\n---\n# Own title\n\nOwn words.\n")
+    (path / "README.md").write_text("---\nlicense: cc0-1.0\ntags: [stories]\n---\n# Own title\n\nOwn words.\n\n" + LOAD)
     card = read(data_card(release(run, "rows", "rows")))
     assert card.data.license == "cc0-1.0" and bare.data.get("license") is None
     assert card.data.tags == ["stories", "posttrain", "synthetic", "generate"]
     assert card.data.size_categories == "n<1K"
     splits = card.data.configs[0]["data_files"]
     assert splits == [{"split": "train", "path": "train.jsonl"}, {"split": "test", "path": "test.jsonl"}]
-    assert "Own words." in card.text and "Own title" in card.text and "tiny rows" in bare.text
-    assert "4 exact copies" in card.text and "Nothing from outside" in card.text
+    assert "Own words." in card.text and "# Own title" in card.text and "# tiny rows" in bare.text
+    assert 'load_dataset("user/tuned")' in card.text
+    assert "4 exact copies" in bare.text and "Nothing from outside" in card.text
     failed = run.nodes[4][1].record["metrics"]
     failed["verdict"] = "FAIL"
-    assert "> **It failed its gate.**" in data_card(release(run, "rows", "rows"))
+    warned = read(data_card(release(run, "rows", "rows"))).text.strip().split("\n\n")
+    assert warned[0] == "# Own title" and warned[1].startswith("> **It failed its gate.**")
 
 
 def test_a_language_model_as_judge_is_named(tmp_path: Path) -> None:
@@ -244,5 +249,6 @@ def test_a_language_model_as_judge_is_named(tmp_path: Path) -> None:
 
 def test_without_a_recorded_completion_none_is_claimed(run: Run) -> None:
     card = model_card(release(run), None)
-    assert "prints this" not in card and "Story 0 with the words fox and run." in card
-    assert GREEDY.text in model_card(release(run), GREEDY)
+    assert "The likeliest answer" not in card and "Story 0 with the words fox and run." in card
+    told = model_card(release(run), GREEDY)
+    assert "The likeliest answer" in told and GREEDY.text in told

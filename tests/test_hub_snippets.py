@@ -8,12 +8,24 @@ from pathlib import Path
 
 import pytest
 from hub_double import HubDouble
-from hub_releases import BASE, REPO, STORYTELLER, add_export, assembled, put_adapter, put_files, put_model, release
+from hub_releases import (
+    BASE,
+    REPO,
+    STORYTELLER,
+    add_export,
+    assembled,
+    path_of,
+    put_adapter,
+    put_files,
+    put_model,
+    release,
+)
 from hub_releases import tuned_run as tuned
 
-from posttrain.hub.card import model_card
+from posttrain.hub.card import data_card, model_card
 from posttrain.hub.release import Release
 from posttrain.hub.verify import Greedy, recorded_prompt, verify
+from posttrain.rows import write_rows
 
 BLOCK = re.compile(r"^(`{3,})(\w+)\n(.*?)\n\1$", re.MULTILINE | re.DOTALL)
 
@@ -132,6 +144,27 @@ def test_the_snippets_of_exported_files_run(tmp_path: Path) -> None:
     with serve(home / "tuned" / "tiny-Q8_0.gguf", context=512) as server:
         address = asked.replace("http://127.0.0.1:8080", server.base_url)
         assert address != asked and python(address, "http://127.0.0.1:9", home) == greedy.text
+
+
+@pytest.mark.slow
+def test_the_snippet_of_a_data_card_loads_the_rows(tmp_path: Path) -> None:
+    from data_gen.card import Facts, Spend, Split, card
+
+    run = tuned(tmp_path / "run")
+    path = path_of(run, "rows")
+    rows = [{"id": f"r{at}", "messages": [{"role": "user", "content": "Hi"}]} for at in range(3)]
+    write_rows(path / "train.jsonl", rows)
+    splits = {"train": Split("train.jsonl", 3)}
+    facts = Facts("rows", splits, "instructions", [], 7, 3, {}, {"ours": 3}, {}, Spend(0, 0, 0.0), rows[0], [])
+    (path / "README.md").write_text(card(facts), encoding="utf-8")
+    going = release(run, "rows", "rows")
+    folder = assembled(going, tmp_path / "folder")
+    (folder / "README.md").write_text(data_card(going), encoding="utf-8")
+    with HubDouble() as double:
+        double.add(REPO, folder, "dataset")
+        [snippet] = blocks((folder / "README.md").read_text(encoding="utf-8"), "python")
+        home = tmp_path / "home"
+        assert python(f"{snippet}\nprint(list(rows['train']['id']))", double.endpoint, home) == "['r0', 'r1', 'r2']"
 
 
 def test_a_program_that_is_given_a_missing_file_is_caught(tmp_path: Path) -> None:

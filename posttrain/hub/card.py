@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 TEMPLATE = Path(__file__).with_name("card.md")
 POSTTRAIN = "posttrain"
+NAMELESS = "PATH OR NAME OF THIS DATA SET"  # where a step's own card cannot know it
 DID = {
     "base": "taken as it is",
     "distill": "distilled from {teacher}",
@@ -182,14 +183,30 @@ def _runtimes(release: "Release") -> str:
 
 
 def data_card(release: "Release") -> str:
-    """README.md of rows: the step's own, with the hub's metadata and the lineage."""
-    from huggingface_hub import DatasetCard, DatasetCardData
+    """README.md of rows: the step's own, with the hub's metadata, the judge's verdict and the lineage."""
+    from huggingface_hub import DatasetCard
 
     nodes = ancestors(release)
     path = next(artifact.path for row, artifact in nodes if row["name"] == release.step)
     own = path / "README.md"
     text = own.read_text(encoding="utf-8") if own.is_file() else f"# {cell(f'{release.recipe} {release.step}')}\n"
     card = DatasetCard(text if text.startswith("---") else f"---\n{{}}\n---\n\n{text}")
+    for key, value in _data_metadata(release, path).items():
+        if card.data.get(key) is None:
+            card.data[key] = value
+        elif key == "tags":
+            card.data[key] = list(dict.fromkeys([*card.data[key], *value]))
+    top = section.warning(nodes, release.step) if section.judge_of(nodes, release.step) else ""
+    title, _, rest = card.text.strip().replace(NAMELESS, release.repo).partition("\n")
+    parts = [title, top, rest.strip(), *_of_rows(nodes, release.step, counted=own.is_file())]
+    card.text = "\n" + "\n\n".join(part for part in parts if part) + "\n"
+    return str(card)
+
+
+def _data_metadata(release: "Release", path: Path) -> dict[str, Any]:
+    """What the hub reads of rows whose own card does not say it."""
+    from huggingface_hub import DatasetCardData
+
     splits = [(name, f"{name}.jsonl") for name in ("train", "test") if (path / f"{name}.jsonl").is_file()]
     rows = sum(len(read_rows(path / file)) for _, file in splits)
     found: Any = DatasetCardData(
@@ -199,22 +216,14 @@ def data_card(release: "Release") -> str:
         size_categories=next((name for most, name in SIZES if rows < most), "n>1M"),
         configs=[{"config_name": "default", "data_files": [{"split": s, "path": file} for s, file in splits]}],
     )
-    for key, value in found.to_dict().items():
-        if card.data.get(key) is None:
-            card.data[key] = value
-        elif key == "tags":
-            card.data[key] = list(dict.fromkeys([*card.data[key], *value]))
-    top = section.warning(nodes, release.step) if section.judge_of(nodes, release.step) else ""
-    parts = [part for part in (top, card.text.strip(), *_of_rows(nodes, release.step)) if part]
-    card.text = "\n" + "\n\n".join(parts) + "\n"
-    return str(card)
+    return dict(found.to_dict())
 
 
-def _of_rows(nodes: list[Named], step: str) -> list[str]:
-    """What the data's own card cannot know: judge, steps, sources, cost."""
+def _of_rows(nodes: list[Named], step: str, counted: bool) -> list[str]:
+    """What the data's own card cannot know: judge, steps, sources, cost; and counts where there is none."""
     return [
         "## How it was judged", section.judged(nodes, [step], step),
         "## How it was made", section.made(nodes), section.spent(nodes),
-        "## Rows", section.data(nodes),
+        *([] if counted else ["## Rows", section.data(nodes)]),
         "## What went in", section.outside(sources(nodes)),
     ]  # fmt: skip

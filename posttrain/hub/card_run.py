@@ -65,20 +65,20 @@ class Snippet(NamedTuple):
 
 
 def how_to_run(release: "Release", greedy: Greedy | None) -> str:
-    """The snippets, then what they print: all ask the same and choose the likeliest token."""
+    """The snippets, then what they print: those in Python ask the same and choose the likeliest token."""
     messages = greedy.messages if greedy else recorded_prompt(release)
     parts = [f"{one.title}\n\n{fenced(one.code, one.language)}" for one in snippets(release, messages)]
     if greedy:
+        file = f" from `{next(iter(formats_in(release)))}`" if release.shape == "files" else ""
         parts.append(
-            f"The first one prints this. The files said the same when they were checked before the upload, loaded from "
-            f"a clean directory; it is the likeliest continuation, at most {NEW_TOKENS} tokens of it.\n\n"
-            f"{fenced(greedy.text)}"
+            f"The likeliest answer, at most {NEW_TOKENS} tokens of it, recorded{file} when "
+            f"these files were loaded in a clean directory before the upload:\n\n{fenced(greedy.text)}"
         )
     return "\n\n".join(parts)
 
 
 def snippets(release: "Release", messages: Messages) -> Iterator[Snippet]:
-    """What fits the files; the first one prints the recorded completion."""
+    """What fits the files."""
     values = {"repo": json.dumps(release.repo), "messages": _python(messages), "tokens": NEW_TOKENS}
     if release.shape == "adapter":
         yield Snippet(

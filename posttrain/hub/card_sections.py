@@ -199,6 +199,8 @@ def samples(nodes: Sequence[Named], step: str) -> str:
 
 
 def primary_score(record: dict[str, Any]) -> str:
-    """`instruct 8.7 [8.5, 8.8] of 10`."""
+    """`instruct 8.7 [8.5, 8.8] of 10, 8.2 before its last step`."""
     metrics = record["metrics"]
-    return f"{metrics['primary']} {score_text(metrics['axes'].get(metrics['primary']))} of 10"
+    before = metrics.get("before")
+    compared = "" if before is None else f", {before:.1f} before its last step"
+    return f"{metrics['primary']} {score_text(metrics['axes'].get(metrics['primary']))} of 10{compared}"
