@@ -65,4 +65,4 @@ def drafted(config: "GenerateConfig", ctx: StageContext) -> tuple[list[Row], dic
                 write_rows(path, draft.make(skip + start, skip + min(start + CHUNK, total)))
             rows += read_rows(path)
             tick(min(start + CHUNK, total))
-    return rows, dict(draft.dropped)
+    return rows, {name: count for name, count in draft.dropped.items() if name != "kept"}

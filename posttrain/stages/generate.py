@@ -6,6 +6,7 @@ lessons:  {kind: generate, generator: instructions, rows: 3000}
 taught:   {kind: generate, generator: instructions, rows: 3000, teacher: openai:gpt-4o-mini, budget: {usd: 2}}
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -19,13 +20,14 @@ from posttrain.engines.budget import Budget, limit_of
 from posttrain.engines.endpoint import api_key
 from posttrain.errors import PosttrainError
 from posttrain.rows import Row, read_rows, write_rows
+from posttrain.stages.data_card import Making, write_card
 from posttrain.stages.drafting import check_source, drafted
 from posttrain.stages.hygiene import HELD_OUT, Filters, filtered, unleaked, without_pii
 from posttrain.stages.pair_scores import PairsJudge
 from posttrain.stages.teacher_cost import teacher_calls
 from posttrain.stages.teachers import TEACHER, Asked, TeacherChoice, TeacherEndpoint, teachers
 from posttrain.stages.teaching import SamplingSettings, check_template
-from posttrain.stages.teaching_rows import answered, open_teachers
+from posttrain.stages.teaching_rows import Taught, answered, open_teachers
 
 OF_A_TEACHER = ("sampling", "require_words", "endpoint", "budget")
 
@@ -48,9 +50,7 @@ class GenerateConfig(StepConfig):
     )
     rows: int = Field(3_000, ge=10, description="rows to make; fewer where the source ends earlier")
     skip: int = Field(0, ge=0, description="rows left to another step of the same seed or source")
-    source: str | None = Field(
-        None, description="what is read: JSONL, a data set, or a step that makes rows"
-    )
+    source: str | None = Field(None, description="what is read: JSONL, a data set, or a step that makes rows")
     teacher: str | tuple[TeacherChoice, ...] | None = Field(
         None, description="who answers: a step, a directory, a hub id, openai:MODEL, or a list of these with weights"
     )
@@ -68,6 +68,8 @@ class GenerateConfig(StepConfig):
     judge: PairsJudge | None = Field(None, description="who scores for filters.min_score; the recipe's by default")
     near_duplicates: float = Field(0.8, gt=0, le=1, description="estimated Jaccard similarity that counts as equal")
     test_size: int = Field(100, ge=2, description="rows set aside to measure held-out answers on")
+    parquet: bool = Field(False, description="write Parquet too; the data card then names these files")
+    license: str | None = Field(None, description="of the rows, for the data card, by the hub's name: apache-2.0, say")
 
     @model_validator(mode="before")
     @classmethod
@@ -145,57 +147,79 @@ def ready(config: GenerateConfig) -> None:
 
 
 def run(config: GenerateConfig, ctx: StageContext) -> Metrics:
-    """train.jsonl and test.jsonl: {"id", "messages", "provenance", …}; every row that is dropped is counted."""
+    """train.jsonl and test.jsonl: {"id", "messages", "provenance", …}; every row that is dropped is counted.
+
+    README.md beside them is the card of the data set; with `parquet` both are there as Parquet too.
+    """
     from data_gen.holdout import drop_held_out
 
     opened = open_teachers(config, ctx)
-    rows, counts = drafted(config, ctx)
-    counts["control strings removed"] = _strip(rows)
+    rows, unused = drafted(config, ctx)
+    counts = Counter(unused)
+    made = len(rows) + sum(unused.values())
+    stripped = _strip(rows)
     prompts = read_rows(config.hold_out) if config.hold_out else []
-    taught = Metrics()
+    taught = Taught(rows, {}, {}, (0, 0, 0.0))
     if config.asked:
         rows, personal = without_pii([_unanswered(row) for row in rows], config.filters)  # before it leaves the machine
         rows, not_asked = drop_held_out(rows, prompts)
-        rows, faults, taught = answered(config, opened, rows, ctx)
-        counts |= {**personal, **faults, HELD_OUT: not_asked}
+        taught = answered(config, opened, rows, ctx)
+        counts.update({**personal, **taught.counts, HELD_OUT: not_asked})
+        rows = taught.rows
     else:
         rows = [{**row, "provenance": _own(config)} for row in rows]
     rows, unfit, judged = filtered(rows, config.filters, config.judge, ctx)
     rows, leaked, overlaps = unleaked(rows, config.near_duplicates, prompts, config.decontaminate, ctx)
-    for name, count in (*unfit.items(), *leaked.items()):
-        counts[name] = counts.get(name, 0) + count
-    metrics = {**_written(config, rows, counts, ctx), **taught, **_share(taught, len(rows)), **judged}
-    return {**metrics, "overlaps": overlaps} if overlaps else metrics
+    counts.update({**unfit, **leaked})
+    _check_size(config, rows, counts)
+    kept = _written(config, rows, ctx)
+    write_card(config, kept, Making(made, counts, overlaps, taught.spend), ctx)
+    return {
+        **_metrics(config, kept, {**counts, "control strings removed": stripped}, ctx),
+        **taught.metrics,
+        **({"share_kept": round(len(rows) / taught.metrics["answers"], 4)} if config.asked else {}),
+        **judged,
+        **({"overlaps": overlaps} if overlaps else {}),
+    }
 
 
-def _written(config: GenerateConfig, rows: Sequence[Row], counts: Mapping[str, int], ctx: StageContext) -> Metrics:
+def _check_size(config: GenerateConfig, rows: Sequence[Row], counts: Mapping[str, int]) -> None:
     if len(rows) < 2 * config.test_size:
         raise PosttrainError(
             f"generate: {len(rows)} rows are left ({_shown(counts)}); at least {2 * config.test_size} are needed "
             "(twice test_size). Make more rows, give a larger source, or lower test_size."
         )
+
+
+def _written(config: GenerateConfig, rows: Sequence[Row], ctx: StageContext) -> dict[str, list[Row]]:
+    """The rows of each split, written."""
     every = len(rows) // config.test_size  # from all over: a corpus is rarely in random order
     held_out = set(range(0, every * config.test_size, every))
-    write_rows(ctx.out / "test.jsonl", (row for at, row in enumerate(rows) if at in held_out))
-    write_rows(ctx.out / "train.jsonl", (row for at, row in enumerate(rows) if at not in held_out))
-    kept = len(rows) - config.test_size
+    splits = {
+        "train": [row for at, row in enumerate(rows) if at not in held_out],
+        "test": [row for at, row in enumerate(rows) if at in held_out],
+    }
+    for name, part in splits.items():
+        write_rows(ctx.out / f"{name}.jsonl", part)
+    return splits
+
+
+def _metrics(
+    config: GenerateConfig, splits: Mapping[str, Sequence[Row]], counts: Mapping[str, int], ctx: StageContext
+) -> Metrics:
+    kept = len(splits["train"])
     by = ", ".join(_shown_teacher(config, one, ctx) for one in config.asked)
     summary = f"{kept:,} rows by {config.generator}{f', answered by {by}' if by else ''}"
     return {
         "summary": f"{summary}, {config.test_size} held out; dropped: {_shown(counts)}",
         "rows": kept,
         "rows_held_out": config.test_size,
-        "counts": counts,
+        "counts": dict(counts),
     }
 
 
 def _shown_teacher(config: GenerateConfig, one: Asked, ctx: StageContext) -> str:
     return one.endpoint.model if one.endpoint is not None else ctx.inputs[one.name].reference
-
-
-def _share(taught: Metrics, left: int) -> Metrics:
-    """The share of a teacher's answers that are left."""
-    return {"share_kept": round(left / taught["answers"], 4)} if taught else {}
 
 
 def _own(config: GenerateConfig) -> Row:
@@ -209,7 +233,7 @@ def _unanswered(row: Row) -> Row:
 
 
 def _shown(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count and name != "kept") or "none"
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "none"
 
 
 def _strip(rows: Sequence[Row]) -> int:

@@ -89,7 +89,7 @@ def _told(asker: Asker, request: Request, answer: Answer | Failure) -> Told:
 
     asked = digest_of_json([dict(message) for message in request.messages])
     if isinstance(answer, Failure):
-        return Told(None, asked, None, REFUSED)
+        return Told(None, asked, fault=REFUSED)
     cost = cost_of(answer, call_of(asker.endpoint, request), asker.price)
     completion = Completion(answer.text, answer.finish_reason not in CUTS, answer.usage.completion_tokens or 0)
-    return Told(completion, asked, round(cost.usd, 8) if asker.price is not None else None)
+    return Told(completion, asked, int(cost.tokens), round(cost.usd, 8) if asker.price is not None else None)

@@ -53,13 +53,15 @@ class Sampled(NamedTuple):
 
 
 class Told(NamedTuple):
-    """What came back for a row: the completion, the sha256 of what was asked, and its price in dollars, if known.
+    """What came back for a row: the completion, the sha256 of what was asked, and what an endpoint took for it.
 
-    `fault` is why there is none.
+    `tokens` are those of prompt and answer as the endpoint counts them, `usd` is None where no price is known. `fault`
+    is why there is no completion.
     """
 
     completion: "Completion | None"
     prompt_sha256: str
+    tokens: int = 0
     usd: float | None = 0.0
     fault: str | None = None
 

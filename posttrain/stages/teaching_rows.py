@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from posttrain.chain.stage import Metrics, StageContext
 from posttrain.engines.journal import Journal
@@ -21,18 +21,26 @@ def open_teachers(config: "GenerateConfig", ctx: StageContext) -> dict[str, Teac
     return {one.name: open_teacher(ctx.inputs[one.name]) for one in config.asked if one.endpoint is None}
 
 
-def answered(
-    config: "GenerateConfig", opened: Mapping[str, Teacher], rows: Sequence[Row], ctx: StageContext
-) -> tuple[list[Row], dict[str, int], Metrics]:
-    """The rows with answers, in their order; how many have none, by reason; and what asking came to."""
+class Taught(NamedTuple):
+    """Rows with answers, in their order; how many have none, by reason; what asking came to.
+
+    `spend` is what endpoints took for these answers, whenever they were made: calls, tokens, dollars if known.
+    """
+
+    rows: list[Row]
+    counts: dict[str, int]
+    metrics: Metrics
+    spend: tuple[int, int, float | None]
+
+
+def answered(config: "GenerateConfig", opened: Mapping[str, Teacher], rows: Sequence[Row], ctx: StageContext) -> Taught:
+    """Ask each row of its teacher, and keep the answers with which nothing is wrong."""
     parts = shares(config.asked, rows, config.seed)
     with Journal(ctx.journal) as journal:
         account = Account(journal, ctx)
         made = {one.name: _ask(config, one, opened, parts[one.name], journal, ctx) for one in config.asked}
-        remote = [one.endpoint for one in config.asked if one.endpoint is not None]
-        priced = all(
-            told.usd is not None for found in made.values() for told in found.replies.values() if not told.fault
-        )
+        priced = all(told.usd is not None for found in made.values() for told in found.replies.values())
+        remote = [made[one.name] for one in config.asked if one.endpoint is not None]
         spent = account.spent(priced) if remote else {}
     by_row = {row["id"]: found for name, found in made.items() for row in parts[name]}
     counts: Counter[str] = Counter(dict.fromkeys(FAULTS, 0))
@@ -49,7 +57,13 @@ def answered(
         "teacher_tokens": sum(found.tokens for found in made.values()),
         "tokens_per_second": speeds[0] if len(made) == 1 and speeds else None,
     }
-    return kept, dict(counts), {**metrics, **spent}
+    return Taught(kept, dict(counts), {**metrics, **spent}, _spend(remote))
+
+
+def _spend(remote: Sequence[Replies]) -> tuple[int, int, float | None]:
+    told = [one for replies in remote for one in replies.replies.values() if one.completion is not None]
+    usd = [one.usd for one in told if one.usd is not None]
+    return len(told), sum(one.tokens for one in told), round(sum(usd), 6) if len(usd) == len(told) else None
 
 
 def _ask(
