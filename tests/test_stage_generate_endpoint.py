@@ -160,7 +160,7 @@ def test_the_plan_shows_calls_tokens_and_cost_before_any_is_made(tmp_path: Path)
         recipe = parse_recipe({"name": "r", "steps": steps}, "r.yaml", STAGES)
         (row,) = plan_rows(build_graph(recipe, STAGES, None, str), recipe.gates, Store(tmp_path / "store"))
         assert not server.calls
-    assert row["remote"]["calls"] == 50 and row["remote"]["answered"] == 0
+    assert row["remote"]["calls"] == 50 and row["remote"]["answered"] == 0 and row["remote"]["rows"] == 50
     assert row["remote"]["tokens"] > 50 * 100 and row["remote"]["usd"] > 50 * 100 * 2e-6
 
 

@@ -223,10 +223,11 @@ class RichScreen:
 
 
 def _calls(remote: Mapping[str, Any]) -> str:
-    """`640, 0.91M tokens, $0.18; 200 known`: an upper bound, from bytes and the longest replies."""
+    """`300 rows: 640, 0.91M tokens, $0.18; 200 known`: an upper bound, from bytes and the longest replies."""
+    rows = f"{remote['rows']:,} rows: " if remote.get("rows") else ""
     cost = "no price known" if remote["usd"] is None else f"${remote['usd']:,.2f}"
     known = f"; {remote['answered']:,} known" if remote["answered"] else ""
-    return f"{remote['calls']:,}, {remote['tokens'] / 1e6:,.2f}M tokens, {cost}{known}"
+    return f"{rows}{remote['calls']:,}, {remote['tokens'] / 1e6:,.2f}M tokens, {cost}{known}"
 
 
 def _taken(instead: Mapping[str, Mapping[str, str]]) -> str:

@@ -83,6 +83,7 @@ class RemoteCalls:
     answered: int  # of them in the journal already, for nothing
     tokens: int
     usd: float | None
+    rows: int | None = None  # that are to be made, where the node makes rows
 
 
 @dataclass(frozen=True)

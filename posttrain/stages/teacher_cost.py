@@ -42,6 +42,7 @@ def teacher_calls(planned: Planned) -> RemoteCalls | None:
         sum(one.answered for one in found),
         sum(one.prompt_tokens + one.completion_tokens for one in found),
         sum(usd) if len(usd) == len(found) else None,
+        sum(map(len, parts.values())),
     )
 
 
