@@ -1,11 +1,14 @@
 """Records of runs that never ran, for laws of the report: artifacts on the disk with the shapes that stages write."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from posttrain.chain.identity import digest, sha256_file
 from posttrain.chain.store import Artifact
+from posttrain.report import plots
 from posttrain.report.records import PANEL, Named
 from posttrain.rows import Row, write_rows
 
@@ -15,6 +18,7 @@ CANARIES = [
     {"name": "sentences shuffled", "asked": 20, "passed": 20, "needed": 18, "ok": True},
     {"name": "empty", "asked": 20, "passed": 3, "needed": 18, "ok": False},
 ]
+DRAWN: dict[str, str] = {}  # plots by what they show
 RULE, MODEL = "rule (a proxy)", "openai:gpt-4o-mini"
 PAIRWISE = {
     "n_asked": 24,
@@ -193,3 +197,19 @@ def whole_chain(folder: Path, texts: Mapping[str, str] | None = None, by: str = 
     run.sample("sft")
     run.judge("sft", 6.0, "base", **of_last_judge)
     return run
+
+
+def draw_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plot of the same figures is the same plot, so it is drawn once in all tests."""
+    for draw in (plots.scores, plots.losses):
+        monkeypatch.setattr(plots, draw.__name__, _remembered(draw))
+
+
+def _remembered(draw: Callable[..., str]) -> Callable[..., str]:
+    def drawn(*arguments: Any, **keywords: Any) -> str:
+        key = repr((draw.__name__, arguments, keywords))
+        if key not in DRAWN:
+            DRAWN[key] = draw(*arguments, **keywords)
+        return DRAWN[key]
+
+    return drawn

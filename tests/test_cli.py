@@ -65,7 +65,7 @@ def test_a_plan_imports_no_torch(tmp_path: Path) -> None:
     assert not planned & set(HEAVY)
     assert "pydantic" in planned  # negative control: the check sees what is imported
     assert not imported_by("schema") & set(HEAVY)
-    remote = imported_by("plan", "tinystories", "--set", "judge.judge=openai:m", "--store", str(tmp_path))
+    remote = imported_by("plan", "smoke", "--set", "judge.judge=openai:m", "--store", str(tmp_path))
     assert not remote & {*HEAVY, "openai", "httpx"}  # what would be asked is counted, and nobody is asked
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from chain_fakes import no_wait
 from page_tags import NASTY, Tags, unsafe
-from report_fakes import ASKED, MODEL, PAIRWISE, RULE, Run, whole_chain
+from report_fakes import ASKED, MODEL, PAIRWISE, RULE, Run, draw_once, whole_chain
 from scripted_judges import content, fenced_parts
 
 from eval import gate
@@ -35,8 +35,9 @@ LOST = {"n_scored": 21, "win_rate": None, "length_controlled": None}
 
 
 @pytest.fixture(autouse=True)
-def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", no_wait)
+    draw_once(monkeypatch)
 
 
 def forms(word: str) -> frozenset[str]:
