@@ -1,5 +1,6 @@
 """Three tokenizers, each with its template: ours, SentencePiece-style with byte fallback, and one for ChatML."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +22,12 @@ ORDINARY = ("<tool_call>", "</tool_call>", "<think>", "</think>", "<|fim_prefix|
 CHATML = (
     "{%- for message in messages -%}"
     "{%- if loop.first or messages[loop.index0 - 1].role != 'system' -%}"
-    "<|im_start|>{{ 'user' if message.role == 'system' else message.role }}\n{%- endif -%}"
-    "{%- if message.role == 'assistant' -%}{% generation %}{{ message.content }}<|im_end|>\n{% endgeneration %}"
+    "<|im_start|>{{ 'user' if message.role == 'system' else message.role }}{{ '\\n' }}{%- endif -%}"
+    "{%- if message.role == 'assistant' -%}{% generation %}{{ message.content }}<|im_end|>{% endgeneration %}"
     "{%- elif message.role == 'system' -%}{{ message.content }}"
-    "{%- else -%}{{ message.content }}<|im_end|>\n{%- endif -%}{%- endfor -%}"
-    "{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
+    "{%- else -%}{{ message.content }}<|im_end|>{%- endif -%}"
+    "{%- if message.role != 'system' -%}{{ '\\n' }}{%- endif -%}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}<|im_start|>assistant{{ '\\n' }}{%- endif -%}"
 )
 
 
@@ -36,7 +38,7 @@ class Tokenized(NamedTuple):
     controls: tuple[str, ...]
 
 
-def chatml() -> Any:
+def chatml(ordinary: Sequence[str] = ORDINARY) -> Any:
     """Byte-level BPE with added tokens of both kinds; some match with the spaces round them, or in normalised text."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -47,7 +49,7 @@ def chatml() -> Any:
     )
     bpe.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL])
     bpe.add_tokens(
-        [AddedToken(text, normalized=True, lstrip=nth == 0, rstrip=nth == 2) for nth, text in enumerate(ORDINARY)]
+        [AddedToken(text, normalized=True, lstrip=nth == 0, rstrip=nth == 2) for nth, text in enumerate(ordinary)]
     )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     tokenizer.chat_template = CHATML
