@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
 from hub_answers import Answer, Request, as_json, decoded, info, mode, resolved, validated
 from hub_repositories import ATTRIBUTES, Commit, Refused, Repository, Stored, committed, in_folder, paths_info, tree
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SIGNATURE = "signed-for-whoever-holds-this-address"  # in addresses that large files are put to
 TOKEN = "hf_loopbackdoubletokenoftheuser"  # user `user` of the double
 API = re.compile(
     r"/api/(model|dataset)s/(.+?)(?:/(revision|tree|preupload|commit|branch|refs|paths-info|xet-write-token)(/.*)?)?"
@@ -186,7 +188,7 @@ class HubDouble:
         objects = []
         for one in wanted["objects"]:
             actions = {
-                "upload": {"href": f"{self.endpoint}/lfs/{one['oid']}"},
+                "upload": {"href": f"{self.endpoint}/lfs/{one['oid']}?signature={SIGNATURE}"},
                 "verify": {"href": f"{base}/info/lfs/objects/verify"},
             }
             objects.append({**one, **({} if one["oid"] in self.large else {"actions": actions})})
@@ -274,6 +276,16 @@ def handler(double: HubDouble) -> type[BaseHTTPRequestHandler]:
             """Quiet."""
 
     return Connection
+
+
+def reach(double: HubDouble, monkeypatch: pytest.MonkeyPatch, token: str = TOKEN) -> None:
+    """Let the client in this process speak with the double, online and without Xet."""
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "ENDPOINT", double.endpoint)
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_double import TOKEN, Fault, HubDouble
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_hf_file_metadata
+from hub_double import TOKEN, Fault, HubDouble, reach
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_hf_file_metadata
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 README = "---\nlicense: apache-2.0\ntags: [a]\n---\n# A card\n"
@@ -14,9 +14,8 @@ README = "---\nlicense: apache-2.0\ntags: [a]\n---\n# A card\n"
 
 @pytest.fixture
 def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     with HubDouble({TOKEN: ("user", "club"), "hf_other": ("other",)}) as double:
+        reach(double, monkeypatch)
         yield double
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from copy import deepcopy
 
 import pytest
-from hub_double import TOKEN, Fault, HubDouble
+from hub_double import TOKEN, Fault, HubDouble, reach
 from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import disable_progress_bars
 
@@ -24,12 +24,9 @@ TARGET = Target("user/name", "model")
 
 @pytest.fixture
 def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     disable_progress_bars()
     with HubDouble({TOKEN: ("user",), "hf_other": ("other",)}) as double:
-        monkeypatch.setattr(constants, "ENDPOINT", double.endpoint)
+        reach(double, monkeypatch)
         yield double
 
 

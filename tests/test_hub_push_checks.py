@@ -5,9 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
-from hub_double import TOKEN, HubDouble
+from hub_double import TOKEN, HubDouble, reach
 from hub_runs import HubRun, rows
-from huggingface_hub import constants
 
 from posttrain.cli import main
 from posttrain.errors import PosttrainError
@@ -25,12 +24,6 @@ def run(tmp_path: Path) -> HubRun:
     return made
 
 
-@pytest.fixture
-def token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-
-
 def dry(run: HubRun, step: str = "data", anyway: bool = False) -> tuple[Pushed, str]:
     said: list[str] = []
     release = release_of("tiny", run.store, step, "user/rows")
@@ -38,13 +31,13 @@ def dry(run: HubRun, step: str = "data", anyway: bool = False) -> tuple[Pushed, 
 
 
 def test_a_dry_run_lists_what_goes_and_asks_nobody(
-    run: HubRun, token: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: HubRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = run.store.root.parent / "tiny.yaml"
     recipe.write_text("name: tiny\nsteps:\n  data: {kind: generate, rows: 40, test_size: 2}\n")
     command = ["push", str(recipe), "--store", str(run.store.root), "--step", "data", "--repo", "user/rows", "--json"]
     with HubDouble() as double:
-        monkeypatch.setattr(constants, "ENDPOINT", double.endpoint)
+        reach(double, monkeypatch)
         main([*command, "--dry-run"])
         listed = json.loads(capsys.readouterr().out)
         assert double.asked == [] and listed["url"] is None
