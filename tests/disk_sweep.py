@@ -1,6 +1,6 @@
 """A run stopped at every operation on the disk, by a kill or a full disk, and then continued.
 
-python tests/disk_sweep.py FOLDER kill|full|rename-first
+python tests/disk_sweep.py FOLDER kill|full|rename-first EVERY
 """
 
 import errno
@@ -137,8 +137,8 @@ def operations(folder: Path) -> list[str]:
     return list(json.loads((folder / "operations").read_text()))
 
 
-def sweep(folder: Path, how: str) -> dict[str, Any]:
-    """Stop a run at every operation, run it again, and compare with a run that was left alone.
+def sweep(folder: Path, how: str, every: int) -> dict[str, Any]:
+    """Stop a run at every operation, or at every n-th, run it again, and compare with a run that was left alone.
 
     What a kill after the k-th operation leaves is what a kill before the next one leaves, so each k is stopped
     before; writes are stopped in their middle too, and the last operation after.
@@ -155,7 +155,7 @@ def sweep(folder: Path, how: str) -> dict[str, Any]:
         stops = stops[:20]  # the first entry shows it
     if how == "kill":
         stops += [(at, "half") for at, name in enumerate(names, start=1) if name == "write"] + [(len(names), "after")]
-    bad: list[str] = []
+    stops, bad = stops[::every], []
     stopped = sum(_stop_and_continue(folder / f"{at}-{when}", at, when, expected, bad) for at, when in stops)
     return {"operations": len(names), "stopped": stopped, "bad": bad}
 
@@ -180,4 +180,4 @@ def _stop_and_continue(place: Path, at: int, when: str, expected: dict[str, str]
 
 
 if __name__ == "__main__":
-    print(json.dumps(sweep(Path(sys.argv[1]), sys.argv[2])))
+    print(json.dumps(sweep(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))))
