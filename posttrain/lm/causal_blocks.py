@@ -63,8 +63,10 @@ def _blocks(length: int) -> list[tuple[int, int]]:
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
     """Causal attention of [batch, heads, length, size] over keys and values [batch, groups, length, size]."""
     batch, groups, length, size = key.shape
-    q = (query * scaling).to(value.dtype).reshape(batch * groups, -1, length, size)
-    k, v = (x.to(value.dtype).reshape(batch * groups, length, size) for x in (key, value))
+    # layers of 4 bits answer in fp32 under autocast, and the backward pass has none to bring them together
+    kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else value.dtype
+    q = (query * scaling).to(kind).reshape(batch * groups, -1, length, size)
+    k, v = (x.to(kind).reshape(batch * groups, length, size) for x in (key, value))
     out: Tensor = _CausalBlocks.apply(q, k, v)  # type: ignore[no-untyped-call]
     return out.view(query.shape)
 

@@ -13,11 +13,16 @@ ADAPTER = "adapter_config.json"
 
 
 def load_tokenizer(path: Path) -> Any:
-    """The fast tokenizer of a model or adapter directory."""
-    from transformers import AutoTokenizer
+    """The fast tokenizer of a model or adapter directory, as its tokenizer.json has it.
+
+    The classes that AutoTokenizer chooses are built anew from vocabulary and merges (transformers 5): Llama's then has
+    no normaliser, SmolLM's cuts numbers in another way, and neither is what the model was trained with.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        kind = PreTrainedTokenizerFast if (path / "tokenizer.json").is_file() else AutoTokenizer
+        tokenizer = kind.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise PosttrainError(
             f"{path}: no tokenizer can be loaded ({_first_line(error)}). Check the directory."

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from posttrain.chain.stage import Metrics, Progress, Stage, StageContext
 from posttrain.errors import PosttrainError
@@ -27,9 +27,18 @@ class SFTConfig(TrainingConfig):
     data: str
     lora: LoraSettings = Field(LoraSettings(), description="the chat tokens' embeddings are trained beside it")
     full: bool = Field(False, description="train every weight instead of a LoRA")
+    quantization: Literal["nf4"] | None = Field(
+        None, description="QLoRA: the base is read in 4 bits while it is trained on"
+    )
     learning_rate: float = Field(2e-3, gt=0)
     packing: bool | None = Field(None, description="rows end to end without padding; by default with flash attention")
     attn_implementation: str | None = Field(None, description="transformers' name, such as flash_attention_2")
+
+    @model_validator(mode="after")
+    def _quantized_has_adapter(self) -> "SFTConfig":
+        if self.full and self.quantization is not None:
+            raise ValueError("weights of 4 bits cannot be trained. Leave out 'full' or 'quantization'")
+        return self
 
 
 def check(config: SFTConfig, where: str) -> None:
@@ -49,6 +58,7 @@ def run(config: SFTConfig, ctx: StageContext) -> Metrics:
     from posttrain.lm.device import device
     from posttrain.lm.models import load_model, load_tokenizer, save_model
     from posttrain.lm.nll import row_nll
+    from posttrain.lm.quantized import load_nf4
     from posttrain.lm.sft import add_lora, train
 
     path = local_directory(ctx.inputs["model"])
@@ -57,7 +67,7 @@ def run(config: SFTConfig, ctx: StageContext) -> Metrics:
     rows, dropped = _token_rows(ctx.inputs["data"].path / "train.jsonl", chat, config.max_length, ctx.progress)
     held, _ = _token_rows(ctx.inputs["data"].path / "test.jsonl", chat, config.max_length, ctx.progress)
     check_dropped(config, len(rows), dropped, len(held))
-    model = load_model(path).to(device())
+    model = load_nf4(path) if config.quantization else load_model(path).to(device())
     check_context(config, model, ctx.inputs["model"].reference)
     if config.attn_implementation is not None:
         _set_attention(model, config.attn_implementation)
@@ -114,7 +124,8 @@ def _metrics(
     names = [str(at) for at in range(len(before))]
     change = cluster_bootstrap([b - a for a, b in zip(before, after, strict=True)], names)
     means = sum(before) / len(before), sum(after) / len(after)
-    what = "full fine-tuning" if config.full else f"LoRA r={config.lora.r}"
+    kind = "QLoRA" if config.quantization else "LoRA"
+    what = "full fine-tuning" if config.full else f"{kind} r={config.lora.r}"
     return {
         "summary": (
             f"{what} on {len(rows):,} rows, {result.supervised_tokens / 1e6:.2f}M supervised tokens, {dropped} rows "
