@@ -18,6 +18,12 @@ from posttrain.report.wording import count, dollars, duration, energy, flat, mem
 SHORT = 12  # characters of an identity, as the store names its entries
 SHOWN = 2  # held-out prompts whose completions are shown
 BUNDLED = ("eval/prompts", "eval/rubrics")  # files that a record names by their content
+JUDGES = {  # by a part of the judge's name
+    "a proxy": "is a set of rules: a proxy for what people would say, blind to much that they would see",
+    "exact": "compares with what is known to be right, and sees nothing else",
+    "language model": "is a language model, with tastes of its own that need not be people's",
+    "panel": "is a panel of language models, with tastes of their own that need not be people's",
+}
 LEGEND = (
     "A paired difference is to the model of the step before on the same prompts. Canaries are texts whose order is "
     "known; a judge that gets them wrong is invalid."
@@ -171,16 +177,12 @@ def _exactly(source: Source) -> str:
 def limits(nodes: Sequence[Named], step: str) -> str:
     """What nobody should take it for."""
     record = judge_of(nodes, step)
-    lines = []
-    if record and judge_name(record["metrics"]).startswith("rule"):
-        lines.append(
-            "The judge is a set of rules: a proxy for what people would say, blind to much that they would see."
-        )
-    elif record:
-        lines.append("The judge is a language model: it has tastes of its own, and was held against no people here.")
-    ours = record is not None and bundled(str(record["config"].get("prompts"))) is not None
+    judge = judge_name(record["metrics"]) if record else ""
+    lines = [f"The judge {said}." for sign, said in JUDGES.items() if sign in judge]
+    if record:
+        ours = "English " if bundled(str(record["config"].get("prompts"))) else ""
+        lines.append(f"It was judged on one set of {ours}prompts: other tasks and languages are untried.")
     lines += [
-        f"It was judged on one set of {'English ' if ours else ''}prompts: other tasks and languages are untried.",
         "Small models make things up. Do not use it for facts, advice, or decisions about people.",
         "It was not tested for harmful, unfair or private content, and nothing keeps such content out.",
     ]
