@@ -164,6 +164,31 @@ def test_a_busy_hub_is_waited_for_as_it_asks(double: HubDouble, waits: list[floa
     assert len(double.commits("user/name")) == 2
 
 
+@pytest.mark.parametrize(
+    ("error", "words"), [(RuntimeError("CAS service error"), "got stuck"), (PermissionError("token"), "may not write")]
+)
+def test_a_large_file_that_goes_another_way_than_lfs_may_fail_too(
+    double: HubDouble, waits: list[float], monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    """What hf_xet raises, which the double does not speak."""
+    real, times = HfApi.create_commit, 1
+
+    def fails(self: HfApi, *arguments: object, **more: object) -> object:
+        nonlocal times
+        times -= 1
+        if times < 0:
+            return real(self, *arguments, **more)
+        raise error
+
+    monkeypatch.setattr(HfApi, "create_commit", fails)
+    said: list[str] = []
+    if isinstance(error, RuntimeError):
+        assert push(NEW, said=said).new and words in said[0]
+        times = 9
+    with pytest.raises(PosttrainError, match=words):
+        push(OLD)
+
+
 @pytest.mark.parametrize("how", [{"drop": True}, {"stall": True}, {"status": 504}])
 def test_an_answer_that_is_lost_after_the_commit_makes_no_second_one(
     double: HubDouble, waits: list[float], monkeypatch: pytest.MonkeyPatch, how: dict[str, bool | int]

@@ -111,7 +111,7 @@ def test_findings_in_weights_settings_and_cards(tmp_path: Path, monkeypatch: pyt
         File("config.json", json.dumps({"a": [{"path": here}], "n": 0.123456789012}).encode()),
         File("README.md", b"# A card\n\nAsk anna@example.com.\n"),
         File("tokenizer.json", json.dumps({"vocab": {"anna@example.com": 1}}).encode()),
-        File("rows.jsonl", b'{"text": "a\\u0040b.org \\u002f"}\n'),
+        File("rows.jsonl", b'{"text": "a\\u0040b.org \\u002f"}\n' + '{"text": "one\u2028two"}\n'.encode()),
     ]
     found = {(leak.file, leak.line, leak.kind) for leak in leaks(files)}
     assert found == {

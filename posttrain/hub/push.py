@@ -133,10 +133,12 @@ def _offline(offline: bool) -> Iterator[None]:
     before = os.environ.get("HF_HUB_OFFLINE")
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    yield
-    if offline:
-        os.environ.pop("HF_HUB_OFFLINE")
-        os.environ.update({} if before is None else {"HF_HUB_OFFLINE": before})
+    try:
+        yield
+    finally:
+        if offline:
+            os.environ.pop("HF_HUB_OFFLINE")
+            os.environ.update({} if before is None else {"HF_HUB_OFFLINE": before})
 
 
 def _look_through(release: Release, files: Sequence[File], anyway: bool, say: Callable[[str], None]) -> None:

@@ -4,6 +4,7 @@ Texts are read as people would: the strings of JSON without their escapes, line 
 files the secrets of this environment and its paths are looked for.
 """
 
+import io
 import json
 import mmap
 import os
@@ -98,16 +99,16 @@ def _in_text(file: File, own: Sequence[str], places: Sequence[str]) -> Iterator[
 
 def _texts(file: File) -> Iterator[tuple[int | None, str]]:
     """Texts with the number of their line, of JSON the strings."""
-    data = file.content if isinstance(file.content, bytes) else file.content.read_bytes()
-    text = data.decode("utf-8", errors="replace")
-    if file.name.endswith(".json"):
-        yield from ((None, found) for found in _strings(json.loads(text)))
-        return
-    for number, line in enumerate(text.splitlines(), start=1):
-        if file.name.endswith(".jsonl"):
-            yield from ((number, found) for found in _strings(json.loads(line)))
-        else:
-            yield number, line
+    with io.BytesIO(file.content) if isinstance(file.content, bytes) else file.content.open("rb") as opened:
+        if file.name.endswith(".json"):
+            yield from ((None, found) for found in _strings(json.load(opened)))
+            return
+        for number, line in enumerate(opened, start=1):
+            text = line.decode("utf-8", errors="replace")
+            if file.name.endswith(".jsonl"):
+                yield from ((number, found) for found in _strings(json.loads(text)))
+            else:
+                yield number, text
 
 
 def _strings(value: Any) -> Iterator[str]:

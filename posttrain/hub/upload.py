@@ -71,7 +71,7 @@ def upload(files: Sequence[File], target: Target, message: str, say: Say) -> Upl
                 raise _moved(target)
             parent = head
             return _commit(api, files, stale, target, message, head)
-        except (HTTPError, ConnectionError, RuntimeError, json.JSONDecodeError) as error:
+        except (HTTPError, ConnectionError, PermissionError, RuntimeError, json.JSONDecodeError) as error:
             wait = _wait(error, attempt, target)
             say(f"{target.repo}: {_what(error)}; try {attempt + 1} of {TRIES} in {wait:g} s")
             time.sleep(wait)
@@ -170,19 +170,19 @@ def _page(api: Any, target: Target, commit: str) -> str:
 
 
 def _answer(error: Exception) -> Any:
-    """The hub's answer with its status; None where none came. The failure of a large file has one as its cause."""
+    """The hub's answer with its status; None where none came. That a large file got stuck is raised from one."""
     from huggingface_hub.errors import HfHubHTTPError
 
     cause = error.__cause__ if isinstance(error, RuntimeError) else error
-    if isinstance(error, RuntimeError) and not isinstance(cause, HTTPError | ConnectionError):
-        raise error
     return cause.response if isinstance(cause, HfHubHTTPError) else None
 
 
 def _what(error: Exception) -> str:
     """Its kind alone: the words of an error may hold addresses that are signed for us."""
     answer = _answer(error)
-    return f"the hub answered {answer.status_code}" if answer is not None else "no answer of the hub came"
+    if answer is not None:
+        return f"the hub answered {answer.status_code}"
+    return "a large file got stuck" if isinstance(error, RuntimeError) else "no answer of the hub came"
 
 
 def _wait(error: Exception, attempt: int, target: Target) -> float:
@@ -190,21 +190,21 @@ def _wait(error: Exception, attempt: int, target: Target) -> float:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     answer = _answer(error)
-    status = answer.status_code if answer is not None else None
+    status = answer.status_code if answer is not None else 403 if isinstance(error, PermissionError) else None
     asked = answer.headers.get("Retry-After", "") if answer is not None else ""
     wait = float(asked) if asked.isdigit() else float(2 ** (attempt - 1))
     useless = isinstance(error, OfflineModeIsEnabled) or status not in (None, MOVED, *BUSY)
     if useless or attempt == TRIES or wait > LONGEST_WAIT:
-        raise _refused(status, target, isinstance(error, OfflineModeIsEnabled), wait) from None
+        if isinstance(error, OfflineModeIsEnabled):
+            raise PosttrainError(f"{target.repo}: HF_HUB_OFFLINE is set, and a push needs the hub. Unset it.") from None
+        raise _refused(status, _what(error), target, wait) from None
     return 0.0 if status == MOVED else wait  # the next look says who was there
 
 
-def _refused(status: int | None, target: Target, offline: bool, wait: float) -> PosttrainError:
+def _refused(status: int | None, what: str, target: Target, wait: float) -> PosttrainError:
     """What the hub's last answer means, and the way out."""
     if status == MOVED:
         return _moved(target)
-    if offline:
-        return PosttrainError(f"{target.repo}: HF_HUB_OFFLINE is set, and a push needs the hub. Unset it.")
     known = {
         401: f"the hub does not accept your token (401). {LOGIN}",
         403: "your token may not write there (403); a repository of yours, or of an organisation that lets you write, "
@@ -215,7 +215,6 @@ def _refused(status: int | None, target: Target, offline: bool, wait: float) -> 
     }  # fmt: skip
     if status in known:
         return PosttrainError(f"{target.repo}: {known[status]}")
-    what = "no answer of the hub came" if status is None else f"the hub answered {status}"
     return PosttrainError(
         f"{target.repo}: {what}, {TRIES} times where that may help. It holds the old state or the new one, nothing in "
         "between: check the network and push again, which does what is still missing."
