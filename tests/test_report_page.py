@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from chain_fakes import no_wait
 from page_tags import NASTY, Tags, unsafe
-from report_fakes import AXES, CANARIES, Run, whole_chain
+from report_fakes import AXES, CANARIES, DRAWN, Run, draw_once, whole_chain
 
 from posttrain.report.page import PROMPTS, page
 
@@ -31,13 +31,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(autouse=True)
-def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", no_wait)
+    draw_once(monkeypatch)
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     run = whole_chain(tmp_path)
     first = made(run)
+    DRAWN.clear()
     assert made(run) == first
     run.nodes[-1][1].record["metrics"]["axes"]["instruct"]["score"] = 6.1
     assert made(run) != first  # negative control
