@@ -60,11 +60,11 @@ def single_pass(text: str, controls: Collection[str]) -> str:
 
 
 def holds(one: Tokenized, cases: int) -> int:
-    """Every content of so many conversations, and all of each as one text; returns how many conversations differ."""
+    """The first content of so many conversations, and all as one text; returns how many conversations differ."""
 
     def check(messages: list[Message]) -> None:
         contents = [message["content"] for message in messages]
-        for text in {*contents, "".join(contents)}:
+        for text in {contents[0], "".join(contents)}:
             stripped, count = strip_control(text, one.controls)
             assert not left_in(stripped, one.controls), text
             assert strip_control(stripped, one.controls) == (stripped, 0), text
@@ -74,7 +74,7 @@ def holds(one: Tokenized, cases: int) -> int:
 
 
 def test_nothing_is_left_and_stripping_twice_is_stripping_once(one: Tokenized) -> None:
-    assert holds(one, 600) > 570  # 2,500 texts
+    assert holds(one, 1_000) > 950
 
 
 @pytest.mark.slow

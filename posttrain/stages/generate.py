@@ -237,7 +237,10 @@ def _shown(counts: Mapping[str, int]) -> str:
 
 
 def _strip(rows: Sequence[Row]) -> int:
-    """Remove control strings from every text field, in place; returns how many were removed."""
+    """Remove control strings from every text of a row, in place; returns how many its messages held.
+
+    A teacher is asked of further fields too, and an endpoint takes control strings in a message as control.
+    """
     from data_gen.strip import strip_control
     from posttrain.lm.tokenizer import CHAT_TOKENS
 
@@ -246,8 +249,8 @@ def _strip(rows: Sequence[Row]) -> int:
         for message in row["messages"]:
             message["content"], removed = strip_control(message["content"], CHAT_TOKENS)
             total += removed
-        if row.get("first_sentence"):
-            row["first_sentence"], _ = strip_control(row["first_sentence"], CHAT_TOKENS)
+        for name in [name for name, value in row.items() if isinstance(value, str)]:
+            row[name], _ = strip_control(row[name], CHAT_TOKENS)
     return total
 
 
