@@ -152,6 +152,16 @@ def run_small(double: HubDouble, folder: Path, name: str) -> dict[str, dict[str,
     }
 
 
+def pushed(double: HubDouble, folder: Path, name: str, *steps: str) -> dict[str, set[str]]:
+    """Push steps of a recipe; the files that the hub then holds."""
+    changes = [part for text in (*OFFLINE, *RECIPES[name].small) for part in ("--set", text)]
+    for step in steps:
+        posttrain(double, folder, "push", name, "--step", step, "--repo", f"user/{step}", "--anyway", *changes)
+    held = {step: set(double.files(f"user/{step}")) for step in steps}
+    assert all({"README.md", "posttrain.json"} <= files for files in held.values())
+    return held
+
+
 def check_trained(records: dict[str, dict[str, Any]], *steps: str) -> None:
     for step in steps:
         metrics = records[step]["metrics"]
@@ -162,6 +172,7 @@ def test_smollm2_becomes_a_file_of_llama_cpp(double: HubDouble, tmp_path: Path) 
     records = run_small(double, tmp_path, "smollm2-135m-chat")
     check_trained(records, "sft", "dpo")
     assert records["export"]["metrics"]["formats"]["gguf-q8_0"]["tokenizer"] == 1
+    assert "smollm2-135m-chat-Q8_0.gguf" in pushed(double, tmp_path, "smollm2-135m-chat", "export")["export"]
 
 
 @pytest.mark.slow
@@ -169,10 +180,7 @@ def test_tinystories_of_the_hub_learn_from_their_larger_sister(double: HubDouble
     records = run_small(double, tmp_path, "tinystories-hub")
     check_trained(records, "teacher", "distill")
     assert records["export"]["metrics"]["formats"].keys() == {"fp32", "safetensors", "bnb-int8"}
-    refused = ["--set", 'export.formats=["gguf-q8_0"]']
-    with pytest.raises(AssertionError, match=r"model_type gpt_neo; llama, qwen2, qwen3 are allowed in GGUF"):
-        changes = [part for text in (*OFFLINE, *RECIPES["tinystories-hub"].small) for part in ("--set", text)]
-        posttrain(double, tmp_path, "run", "tinystories-hub", *changes, *refused)
+    pushed(double, tmp_path, "tinystories-hub", "distill", "export")
 
 
 @pytest.mark.slow
@@ -181,7 +189,11 @@ def test_thinking_is_kept_from_the_traces_to_the_file(double: HubDouble, tmp_pat
     check_trained(records, "distill")
     rows = read_rows(records["traces"]["path"] / "train.jsonl")
     assert all(row["messages"][1]["content"].startswith(THOUGHT) for row in rows)
+    folder = records["export"]["path"] / "gguf-q8_0"
+    stops = [line for line in (folder / "Modelfile").read_text().splitlines() if line.startswith("PARAMETER stop")]
+    assert stops == ['PARAMETER stop "<|endoftext|>"', 'PARAMETER stop "<|im_end|>"'], "not the base's end alone"
     assert records["export"]["metrics"]["formats"]["gguf-q8_0"]["tokenizer"] == 1
+    assert "model.safetensors" in pushed(double, tmp_path, "qwen-r1-distill", "distill")["distill"]
 
 
 @pytest.mark.slow
@@ -190,3 +202,6 @@ def test_an_adapter_on_four_bits_is_merged_into_the_whole_base(double: HubDouble
     check_trained(records, "sft")
     assert records["sft"]["metrics"]["summary"].startswith("QLoRA r=16")
     assert records["export"]["metrics"]["formats"]["gguf-q8_0"]["tokenizer"] == 1
+    assert "model.safetensors" in pushed(double, tmp_path, "tinyllama-chat", "sft")["sft"], (
+        "merged: the base has changed"
+    )

@@ -98,7 +98,8 @@ def _from_model(config: BaseConfig, ctx: StageContext) -> Metrics:
         for pattern in COPIED:
             for file in sorted(source.glob(pattern)):
                 shutil.copyfile(file, ctx.out / file.name)
-    ChatFormat(tokenizer, str(source))  # refuse a template that cannot be trained before anything else runs
+    chat = ChatFormat(tokenizer, str(source))  # refuse a template that cannot be trained before anything else runs
+    stopped = _stop_as_the_chat_does(model, chat.stop_ids, ctx.out)
     size = parameters(model)
     added = f", {len(new_ids)} chat tokens added" if new_ids else ""
     added += ", grown" if config.grow is not None else ""
@@ -108,8 +109,22 @@ def _from_model(config: BaseConfig, ctx: StageContext) -> Metrics:
         "vocabulary": len(tokenizer),
         "new_token_ids": new_ids,
         # What an adapter names as its base: a local directory left as it was, else this artifact, which has the files.
-        "reference": None if _changed(config, new_ids, source, ctx) else ctx.inputs["model"].reference,
+        "reference": None if stopped or _changed(config, new_ids, source, ctx) else ctx.inputs["model"].reference,
     }
+
+
+def _stop_as_the_chat_does(model: Any, stops: frozenset[int], out: Path) -> bool:
+    """Let generation end where the template ends an answer; many a base with a template (Qwen2.5's) knows another end.
+
+    Every file made later takes its stop tokens from here. Whether anything had to be written.
+    """
+    known = model.generation_config.eos_token_id
+    listed = set(known) if isinstance(known, list) else {known} - {None}
+    if stops <= listed:
+        return False
+    model.generation_config.eos_token_id = sorted(stops | listed)
+    model.generation_config.save_pretrained(out)
+    return True
 
 
 def _altered(config: BaseConfig) -> bool:
