@@ -46,6 +46,7 @@ def told_and_asked(name: str, seed: int, index: int) -> tuple[Told, str]:
 
 
 def told_row(identity: str, told: Told, request: str) -> Row:
+    """An answered row of a text whose facts are known."""
     row = _row(identity, request, told.text, told.template)
     answer = {"role": "assistant", "content": compact(told.expected)}
     return {**row, "messages": [*row["messages"], answer], "expected": told.expected}

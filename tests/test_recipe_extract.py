@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -9,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from misbehaving_server import Call, Reply, chat, serving
 from stage_context import checked, context, given, run
 
+from data_gen.story import tell
 from posttrain.chain.paths import PROJECT
+from posttrain.engines.probe import EXPECTED
 from posttrain.errors import PosttrainError
 from posttrain.rows import Row, read_rows, write_rows
 
@@ -57,6 +61,55 @@ def test_the_canaries_of_extraction_are_no_stories() -> None:
     with pytest.raises(PosttrainError, match="fewer than 40 rows with 'template' and 'expected'"):
         checked("judge", **{**SETTINGS, "prompts": stories, "canaries": stories})
     checked("judge", **SETTINGS)
+
+
+def filling(template: Any, words: list[str]) -> Any:
+    """A template with words of the text in every place."""
+    if isinstance(template, dict):
+        return {key: filling(value, words) for key, value in template.items()}
+    if isinstance(template, list):
+        return [filling(template[0] if template else "", words) for _ in range(2)]
+    return words.pop()
+
+
+def reading(call: Call) -> Reply:
+    """A teacher that fills in templates, in a fence; of three questions in ten it makes something up, chats or adds."""
+    if not call.prompt.startswith("Fill in a JSON template"):
+        return Reply(body=json.dumps(chat(json.dumps(EXPECTED))).encode())
+    template, text = call.prompt.partition("Template:\n")[2].split("\n\nText:\n")
+    found, rng = json.loads(template), random.Random(call.prompt)
+    filled = filling(found, rng.sample(text.split(), 30))
+    said = f"Here it is:\n```json\n{json.dumps(filled, indent=1)}\n```\nI hope this helps."
+    faults = ["I cannot.", json.dumps({**filled, "more": ""}), json.dumps(filling(found, ["Zanzibar"] * 30))]
+    return Reply(body=json.dumps(chat(rng.choice(faults) if rng.random() < 0.3 else said)).encode())
+
+
+def test_texts_of_a_source_are_read_by_a_teacher_and_what_they_do_not_say_is_dropped(tmp_path: Path) -> None:
+    source = tmp_path / "stories.jsonl"
+    write_rows(source, ({"text": tell(4, number).text} for number in range(60)))
+    with serving(reading) as server:
+        found = run(
+            "generate",
+            context(tmp_path, source=given(source)),
+            generator="extraction",
+            source=str(source),
+            rows=60,
+            test_size=5,
+            teacher="openai:reader",
+            endpoint={"base_url": server.url, "served_as": "double"},
+        )
+    rows = [row for name in ("train", "test") for row in read_rows(tmp_path / "out" / f"{name}.jsonl")]
+    faults = {name: found["counts"][name] for name in ("not JSON", "another structure", "a value not in the text")}
+    assert min(faults.values()) > 0 and len(rows) == 60 - sum(faults.values())
+    for row in rows:
+        answer = json.loads(row["messages"][1]["content"])
+        assert answer.keys() == row["template"].keys() and "Zanzibar" not in row["messages"][1]["content"]
+        assert row["provenance"]["teacher"] == "openai:reader" and "expected" not in row
+
+
+def test_without_a_teacher_texts_of_a_source_have_no_answers(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="generator extraction has no answers of its own here; add 'teacher'"):
+        run("generate", context(tmp_path), generator="extraction", source="stories.jsonl")
 
 
 @pytest.mark.slow
