@@ -9,6 +9,7 @@ step ?=
 format ?=
 judge ?=
 repo ?=
+args ?=
 
 help: ## this list
 	@grep -hE '^[a-z][a-z -]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-41s %s\n", $$1, $$2}'
@@ -48,7 +49,7 @@ serve: install ## serve that model as an OpenAI-compatible endpoint
 	@$(BIN)/posttrain serve $(recipe) $(if $(step),--step $(step)) $(if $(format),--format $(format))
 
 push: install ## push step=NAME to repo=USER/NAME on the hub; args=--dry-run lists what would go
-	@$(BIN)/posttrain push $(recipe) --step $(step) --repo $(repo) $(args)
+	@$(BIN)/posttrain push $(recipe) $(if $(step),--step $(step)) $(if $(repo),--repo $(repo)) $(args)
 
 check: install ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -1,13 +1,14 @@
 """A push is one commit or none: the hub's repository is old or new whatever goes wrong on the way."""
 
 import itertools
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
 
 import pytest
-from hub_double import TOKEN, Fault, HubDouble, reach
+from hub_double import SIGNATURE, TOKEN, Fault, HubDouble, reach
 from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import disable_progress_bars
 
@@ -158,6 +159,7 @@ def test_a_busy_hub_is_waited_for_as_it_asks(double: HubDouble, waits: list[floa
         Fault("/commit/", status=429, headers={"Retry-After": "7"}),
         Fault("/commit/", status=502),
         Fault("/api/validate-yaml", status=502, nth=3),
+        Fault("/commit/", status=429, nth=2, headers={"RateLimit": '"api";r=0;t=55'}),
     ]
     assert push(NEW, said=said).new and held(double) == contents(NEW)
     assert waits == [7, 2, 4] and len(said) == 3 and "answered 429; try 2 of 4 in 7 s" in said[0]
@@ -236,3 +238,23 @@ def operations(file: File) -> list[object]:
     from huggingface_hub import CommitOperationAdd
 
     return [CommitOperationAdd(file.name, file.content)]
+
+
+def test_what_the_client_waits_for_is_told_without_the_address(double: HubDouble, waits: list[float]) -> None:
+    lines: list[str] = []
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    handler, logger = Lines(), logging.getLogger("huggingface_hub")
+    logger.addHandler(handler)
+    try:
+        double.faults = [Fault("/lfs/", status=503)]
+        push(NEW)
+        assert any("503 thrown while requesting PUT the hub" in line for line in lines)
+        assert not any(SIGNATURE in line for line in lines) and any(
+            SIGNATURE in asked.query for asked in double.requests
+        )
+    finally:
+        logger.removeHandler(handler)

@@ -27,7 +27,7 @@ TOKENIZER = (
 )  # fmt: skip
 MODEL = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", *TOKENIZER)
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
-ROWS = ("train.jsonl", "test.jsonl", "train.parquet", "test.parquet")
+ROWS = ("train.jsonl", "test.jsonl")
 RUNNABLE = (*MODEL, "*.onnx", "*.onnx.data", "generate.py", "prompt.json")  # an exported directory
 GGUF = ("*.gguf", "Modelfile", "llama.cpp.md")
 OF_THIS_MACHINE = ("_name_or_path", "name_or_path", "is_local", "local_files_only")  # keys of settings

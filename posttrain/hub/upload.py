@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import logging
+import re
 import time
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -31,6 +32,7 @@ STALLED = 120.0  # seconds without a byte after which an answer counts as lost
 LONGEST_WAIT = 300.0  # seconds that the hub may ask us to wait
 MOVED = 412
 BUSY = (408, 429, 500, 502, 503, 504)
+ADDRESS = re.compile(r"https?://[^\s'\"]+")
 Say = Callable[[str], None]
 Names = Mapping[str, tuple[str, str]]  # file: what git calls its bytes, and their sha256
 
@@ -57,7 +59,8 @@ def upload(files: Sequence[File], target: Target, message: str, say: Say) -> Upl
 
     if get_token() is None:
         raise PosttrainError(f"{target.repo}: no token of yours is here; one is needed to push. {LOGIN}")
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings show addresses that are signed for us
+    for handler in logging.getLogger("huggingface_hub").handlers:
+        handler.addFilter(_without_addresses)
     api, names, parent = HfApi(), {file.name: names_of(file.content) for file in files}, ""
     for attempt in range(1, TRIES + 1):
         get_session().timeout = STALLED
@@ -76,6 +79,12 @@ def upload(files: Sequence[File], target: Target, message: str, say: Say) -> Upl
             say(f"{target.repo}: {_what(error)}; try {attempt + 1} of {TRIES} in {wait:g} s")
             time.sleep(wait)
     raise AssertionError("the last try ends above")
+
+
+def _without_addresses(record: logging.LogRecord) -> bool:
+    """The client says what it waits for, with the address: that of a large file is signed for us."""
+    record.msg, record.args = ADDRESS.sub("the hub", record.getMessage()), ()
+    return True
 
 
 def names_of(content: Path | bytes) -> tuple[str, str]:
@@ -188,11 +197,15 @@ def _what(error: Exception) -> str:
 def _wait(error: Exception, attempt: int, target: Target) -> float:
     """Seconds until the next try; raises where another one is of no use."""
     from huggingface_hub.errors import OfflineModeIsEnabled
+    from huggingface_hub.utils import parse_ratelimit_headers
 
     answer = _answer(error)
     status = answer.status_code if answer is not None else 403 if isinstance(error, PermissionError) else None
     asked = answer.headers.get("Retry-After", "") if answer is not None else ""
+    limit = parse_ratelimit_headers(answer.headers) if answer is not None else None
     wait = float(asked) if asked.isdigit() else float(2 ** (attempt - 1))
+    if status == 429 and limit is not None and limit.remaining == 0:
+        wait = float(limit.reset_in_seconds)
     useless = isinstance(error, OfflineModeIsEnabled) or status not in (None, MOVED, *BUSY)
     if useless or attempt == TRIES or wait > LONGEST_WAIT:
         if isinstance(error, OfflineModeIsEnabled):
