@@ -250,7 +250,7 @@ def test_what_the_client_waits_for_is_told_without_the_address(double: HubDouble
     handler, logger = Lines(), logging.getLogger("huggingface_hub")
     logger.addHandler(handler)
     try:
-        double.faults = [Fault("/lfs/", status=503)]
+        double.faults = [Fault("/lfs/", status=503, method="PUT")]
         push(NEW)
         assert any("503 thrown while requesting PUT the hub" in line for line in lines)
         assert not any(SIGNATURE in line for line in lines) and any(

@@ -85,7 +85,7 @@ def test_an_adapter_and_its_rows_are_pushed_and_loaded_by_others(tiny_chat_model
         said = posttrain(double, tmp_path, "run", "tiny.yaml")
         double.requests.clear()
         double.faults = [
-            Fault("/lfs/", status=503, words=CANARY),
+            Fault("/lfs/", status=503, method="PUT", words=CANARY),
             Fault("/commit/", status=500, words=CANARY, times=2),
         ]
         said += posttrain(double, tmp_path, "push", "tiny.yaml", "--step", "sft", "--repo", "user/tuned")

@@ -197,7 +197,7 @@ def _what(error: Exception) -> str:
 def _wait(error: Exception, attempt: int, target: Target) -> float:
     """Seconds until the next try; raises where another one is of no use."""
     from huggingface_hub.errors import OfflineModeIsEnabled
-    from huggingface_hub.utils import parse_ratelimit_headers
+    from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
 
     answer = _answer(error)
     status = answer.status_code if answer is not None else 403 if isinstance(error, PermissionError) else None
