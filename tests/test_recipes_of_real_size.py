@@ -168,6 +168,17 @@ def check_trained(records: dict[str, dict[str, Any]], *steps: str) -> None:
         assert metrics["steps"] == 2 and metrics["loss"] > 0
 
 
+def rows_of_readme(text: str) -> set[str]:
+    return {line.split("`")[1] for line in text.splitlines() if line.startswith("| `")}
+
+
+def test_every_recipe_has_a_row_that_says_what_to_expect() -> None:
+    text = (PROJECT / "recipes" / "README.md").read_text()
+    shipped = {path.stem for path in (PROJECT / "recipes").glob("*.yaml")}
+    assert rows_of_readme(text) == shipped >= RECIPES.keys()
+    assert rows_of_readme(text.replace("| `smoke`", "| smoke")) == shipped - {"smoke"}  # negative control
+
+
 def test_smollm2_becomes_a_file_of_llama_cpp(double: HubDouble, tmp_path: Path) -> None:
     records = run_small(double, tmp_path, "smollm2-135m-chat")
     check_trained(records, "sft", "dpo")

@@ -9,6 +9,7 @@ from stage_context import PROMPTS, checked, context, given, run
 
 from data_gen.story import tell
 from posttrain.errors import PosttrainError
+from posttrain.hub.data_files import named_files
 from posttrain.rows import Row, read_rows, write_rows
 
 FEW: dict[str, Any] = {"source": "s", "test_size": 2}
@@ -88,6 +89,23 @@ def test_a_data_set_is_read_by_the_split_that_its_card_names(tmp_path: Path) -> 
     assert found["rows_read"] == 8 and {row["messages"][1]["content"][:12] for row in left} == {"math/train-0"}
     with pytest.raises(PosttrainError, match=r"'test'.*cannot be read.*Name its split"):
         run("data", context(tmp_path / "b", source=given(folder)), **FEW, subset="code", split="test")
+
+
+def test_a_card_names_no_file_outside_its_repository(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    write_rows(tmp_path / "secret.jsonl", [talk(n, answer=f"secret {n}") for n in range(8)])
+    write_rows(tmp_path / "d" / "own.jsonl", [talk(n) for n in range(8)])
+    for name, found in (("../secret.jsonl", []), (str(tmp_path / "secret.jsonl"), []), ("own.jsonl", ["own.jsonl"])):
+        entry = {"config_name": "default", "data_files": [{"split": "train", "path": name}]}
+        (tmp_path / "d" / "README.md").write_text(f"---\n{json.dumps({'configs': [entry]})}\n---\n")
+        assert [file.name for file in named_files(tmp_path / "d", None, "train")] == found
+
+
+def test_a_broken_file_is_refused_plainly(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "train-0.parquet").write_text("no Parquet")
+    with pytest.raises(PosttrainError, match=r"split 'train' cannot be read .*; JSONL, JSON and Parquet are allowed"):
+        run("data", context(tmp_path, source=given(tmp_path / "d")), **FEW)
 
 
 def test_what_cannot_be_read_is_refused_before_any_compute(tmp_path: Path) -> None:

@@ -21,13 +21,18 @@ def named_patterns(card: Path, subset: str | None, split: str) -> list[str]:
         files = [entry["path"] for entry in files if entry["split"] == split]
     found = [path for entry in _listed(files) for path in _listed(entry)]
     folder = f"{config['data_dir']}/" if config and config.get("data_dir") else ""
-    return [f"{folder}{path}" for path in found]
+    return [f"{folder}{path}" for path in found if _inside(f"{folder}{path}")]
 
 
 def named_files(folder: Path, subset: str | None, split: str) -> list[Path]:
     """Those files in a local copy."""
     patterns = named_patterns(folder / CARD, subset, split)
     return sorted({path for pattern in patterns for path in folder.glob(pattern)})
+
+
+def _inside(pattern: str) -> bool:
+    """A card is anybody's text: what it names must lie in its own repository."""
+    return not pattern.startswith("/") and ".." not in Path(pattern).parts
 
 
 def _chosen(configs: list[dict[str, Any]], subset: str | None) -> dict[str, Any] | None:

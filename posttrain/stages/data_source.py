@@ -56,6 +56,7 @@ def source_rows(source: Input, split: str, subset: str | None, rows: int | None,
 def _data_set(source: Input, split: str, subset: str | None, work: Path) -> Any:
     """One split as the `datasets` library reads it."""
     from datasets import disable_progress_bars, load_dataset
+    from datasets.exceptions import DatasetsError
 
     from posttrain.hub.data_files import named_files
     from posttrain.hub.fetch import local_directory
@@ -70,7 +71,7 @@ def _data_set(source: Input, split: str, subset: str | None, work: Path) -> Any:
         what = {"path": reader, "data_files": {split: [str(file) for file in files]}}
     try:
         return load_dataset(**what, split=split, cache_dir=str(work / "datasets"))
-    except (ValueError, FileNotFoundError, OSError) as error:
+    except (ValueError, OSError, DatasetsError) as error:
         raise PosttrainError(
             f"{source.reference}: split '{split}' cannot be read ({str(error).splitlines()[0][:200]}); JSONL, JSON and "
             "Parquet are allowed. Name its split ('split'), and its configuration or folder ('subset')."
