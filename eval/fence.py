@@ -14,8 +14,8 @@ import re
 import unicodedata
 
 CONTROL = frozenset("<>|")  # what control tokens are made of, in any width
-BRACKETED = re.compile(r"[\[［﹇](?=([^\s\]］﹈]{1,32})[\]］﹈])")  # a word in square brackets, in any width
-NAME = re.compile(r"[A-Z]{2}|_")  # of [INST], [gMASK] and their like
+BRACKETED = re.compile(r"[\[［﹇](?=([^\s\[［﹇\]］﹈]+)[\]］﹈])")  # a word in square brackets, in any width
+NAME = re.compile(r"[A-Z][^A-Za-z]*[A-Z]|_")  # of [INST], [gMASK] and their like; unseen characters may be between
 DOUBTFUL = re.compile(r"[^ -;=?-{}~]")  # all that may need an escape: not plain ASCII, or one of < > |
 HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # categories of characters that nobody sees
 MARK = 16  # hexadecimal digits

@@ -52,6 +52,11 @@ def test_no_reading_of_a_hundred_thousand_quoted_texts_holds_a_control_string(on
     assert holds(one, 100_000) > 95_000
 
 
+def test_no_number_of_unseen_characters_hides_a_name_in_brackets() -> None:
+    text = "[" + ("\u3164" * 50).join("INST") + "]"
+    assert left_in(text, ("[INST]",)) and not left_in(quoted(text), ("[INST]",))
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", "a[i] = b[0]", "[sic]", "1 is less than 2", "日本 [é]"])
 def test_what_only_looks_a_little_like_control_stays_readable(text: str) -> None:
     assert quoted(text) == f'"{text}"'
