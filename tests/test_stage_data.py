@@ -62,6 +62,15 @@ def test_what_the_evaluation_asks_or_tells_is_dropped(tmp_path: Path) -> None:
     assert len(made(tmp_path / "b", rows)[1]) == 12  # negative control
 
 
+def test_a_row_with_much_of_an_evaluations_text_is_dropped(tmp_path: Path) -> None:
+    rows = [talk(number) for number in range(12)]
+    told = read_rows(PROMPTS)[1]["reference"]
+    rows[7] = talk(7, answer=f"Here is what I heard. {told} And that was all of it.")
+    found, left = made(tmp_path, rows, decontaminate=[str(PROMPTS)])
+    assert found["counts"]["with much of an evaluation's text"] == 1 and len(left) == 11
+    assert len(made(tmp_path / "b", rows)[1]) == 12  # negative control
+
+
 def test_stories_get_the_request_that_they_honour(tmp_path: Path) -> None:
     stories: list[Row] = [{"text": tell(1, number).text} for number in range(60)]
     found, left = made(tmp_path, stories, backtranslate=True, test_size=5)

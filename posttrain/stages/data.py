@@ -18,6 +18,7 @@ from posttrain.chain.stage import InputPath, Metrics, Stage, StageContext, StepC
 from posttrain.errors import PosttrainError
 from posttrain.rows import Row, dump_row, read_rows, write_rows
 from posttrain.stages.data_source import file_rows, is_file_of_rows, source_rows
+from posttrain.stages.hygiene import OVERLAPPING
 from posttrain.stages.leaks import REMOVED, TOLD, cleaned, without_asked
 
 REPEATED = "repeated"
@@ -27,12 +28,15 @@ class DataConfig(StepConfig):
     """Rows of `source` with messages, prompt and completion, or instruction and output."""
 
     kind: Literal["data"]
-    source: str = Field(description="a file, or a data set: its directory or hub id")
+    source: str = Field(description="a file, a data set (its directory or hub id), or a step that makes rows")
     split: str = Field("train", description="of a data set that is no single file, such as train_sft")
     subset: str | None = Field(None, description="configuration or folder of such a data set")
     rows: int | None = Field(None, ge=1, description="rows to read, from all over; all by default")
     backtranslate: bool = Field(False, description="rows are stories under 'text': write the request for each")
     hold_out: InputPath | None = Field(None, description="prompts that no row may equal; the judge's by default")
+    decontaminate: tuple[InputPath, ...] = Field(
+        (), description="prompt sets of which no row may hold much; by default all that the recipe names"
+    )
     near_duplicates: float = Field(0.8, gt=0, le=1, description="Jaccard similarity of requests that counts as equal")
     test_size: int = Field(100, ge=2, description="rows set aside to measure held-out answers on")
 
@@ -46,6 +50,7 @@ def check(config: DataConfig, where: str) -> None:
 
 def run(config: DataConfig, ctx: StageContext) -> Metrics:
     """train.jsonl and test.jsonl: {"id", "messages", "words", "source"}; every row that is dropped is counted."""
+    from data_gen.contamination import contaminated
     from data_gen.holdout import drop_held_out
 
     source = ctx.inputs["source"]
@@ -57,7 +62,9 @@ def run(config: DataConfig, ctx: StageContext) -> Metrics:
     talks = [(row["messages"], {"words": row["words"]}) for row in rows]
     rows, leaked = without_asked(rows, talks, prompts, config.near_duplicates)
     rows, told = drop_held_out(rows, prompts)
-    counts.update({**leaked, TOLD: told})
+    uncontaminated, _ = contaminated(rows, {str(path): read_rows(path) for path in config.decontaminate})
+    counts.update({**leaked, TOLD: told, OVERLAPPING: len(rows) - len(uncontaminated)})
+    rows = uncontaminated
     if len(rows) < 2 * config.test_size:
         raise PosttrainError(
             f"data: {len(rows)} of {len(found)} rows are left ({_shown(counts)}); at least {2 * config.test_size} are "
@@ -150,7 +157,7 @@ DATA = Stage(
     version=1,
     config=DataConfig,
     makes="rows",
-    inputs={"source": frozenset()},
+    inputs={"source": frozenset({"rows"})},
     run=run,
     sources=("posttrain/stages/data.py", "posttrain/stages/data_source.py", "posttrain/stages/leaks.py", "data_gen"),
     outside=frozenset({"source"}),
