@@ -15,22 +15,24 @@ from pathlib import Path
 from posttrain.chain.stage import Input
 from posttrain.errors import PosttrainError
 from posttrain.hub.fetch import local_directory, resolve_revision
-try:
-    commit = resolve_revision(sys.argv[1])
-    name = sys.argv[1].split("@")[0]
-    path = local_directory(Input(Path(name), f"hub:{name}@{commit}", sys.argv[1]))
-    print(commit, *sorted(file.name for file in path.iterdir()))
-except PosttrainError as error:
-    print("error:", error)
+for reference in sys.argv[1:]:
+    try:
+        commit = resolve_revision(reference)
+        name = reference.split("@")[0]
+        path = local_directory(Input(Path(name), f"hub:{name}@{commit}", reference))
+        print(commit, *sorted(file.name for file in path.iterdir()))
+    except PosttrainError as error:
+        print("error:", error)
 """
 
 
-def fetch(reference: str, endpoint: str, home: Path, offline: bool = False, **more: str) -> str:
+def fetch(references: str, endpoint: str, home: Path, offline: bool = False, **more: str) -> str:
+    """What becomes of references, one or some with spaces between them: a line each."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
     if offline:
         environment["HF_HUB_OFFLINE"] = "1"
-    command = [sys.executable, "-c", CODE, reference]
+    command = [sys.executable, "-c", CODE, *references.split()]
     answer = subprocess.run(command, env=environment | more, capture_output=True, text=True, timeout=120)
     assert answer.returncode == 0, answer.stderr
     return answer.stdout
@@ -80,24 +82,17 @@ def test_what_may_not_be_had_says_the_way_to_it(tiny_chat_model: Path, tmp_path:
     with HubDouble() as double:
         for name, how in (("open", {}), ("gated", {"gated": True}), ("closed", {"private": True})):
             double.add(f"user/{name}", tiny_chat_model, **how)
-        said = {
-            "gated": fetch("user/gated", double.endpoint, tmp_path),
-            "closed": fetch("user/closed", double.endpoint, tmp_path),
-            "token": fetch("user/open", double.endpoint, tmp_path, HF_TOKEN=secret),
-            "revision": fetch("user/open@no-such", double.endpoint, tmp_path),
-        }
-        assert (
-            f"user/gated: gated, its authors ask you to accept their terms first. Accept them at {double.endpoint}"
-            in (said["gated"])
-        )
-        assert "the hub gives no such model" in said["closed"] and "hf auth login" in said["closed"]
-        assert "does not accept your token (401)" in said["token"] and "unset HF_TOKEN" in said["token"]
-        assert "no such revision" in said["revision"] and "/user/open/commits/main" in said["revision"]
-        assert all(text.startswith("error: user/") and secret not in text for text in said.values())
-        for name in ("gated", "closed"):  # negative control
-            assert fetch(f"user/{name}", double.endpoint, tmp_path, HF_TOKEN=TOKEN).startswith(
-                double.commits(f"user/{name}")[-1].oid
-            )
+        names = "user/gated user/closed user/open@no-such"
+        gated, closed, revision = fetch(names, double.endpoint, tmp_path).splitlines()
+        token = fetch("user/open", double.endpoint, tmp_path, HF_TOKEN=secret)
+        assert "user/gated: gated, its authors ask you to accept their terms first. Accept them at " in gated
+        assert f"{double.endpoint}/user/gated while logged in" in gated and "hf auth login" in gated
+        assert "the hub gives no such model" in closed and "hf auth login" in closed
+        assert "does not accept your token (401)" in token and "unset HF_TOKEN" in token and secret not in token
+        assert "no such revision" in revision and "/user/open/commits/main" in revision
+        allowed = fetch("user/gated user/closed", double.endpoint, tmp_path, HF_TOKEN=TOKEN)  # negative control
+        commits = [double.commits(f"user/{name}")[-1].oid for name in ("gated", "closed")]
+        assert [line.split()[0] for line in allowed.splitlines()] == commits
 
 
 FULL = """
