@@ -1,6 +1,7 @@
 """llama.cpp cuts every text into the ids of the tokenizer that a GGUF file was made from, or the file is refused."""
 
 import random
+import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from posttrain.engines.llamacpp_engine import Running
 from posttrain.errors import PosttrainError
 from posttrain.lm import gguf, gguf_vocabulary
-from posttrain.lm.chat import ChatFormat, content_encoder
+from posttrain.lm.chat import TEMPLATE, ChatFormat, content_encoder
 from posttrain.lm.gguf import write_gguf
 from posttrain.lm.gguf_vocabulary import LETTERS, OTHERS, Vocabulary, read_vocabulary
 from posttrain.lm.models import add_chat_tokens, load_model, load_tokenizer, save_model
@@ -215,6 +216,19 @@ def test_the_template_in_the_file_has_no_training_markers(tiny_chat_model: Path)
     template = read_vocabulary(tokenizer, 600, [], "test").template
     assert template and "generation %}" in tokenizer.chat_template and "generation %}" not in template
     assert "add_generation_prompt" in template
+
+
+def test_marks_that_stand_by_white_space_leave_the_same_text(
+    tiny_chat_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = load_tokenizer(tiny_chat_model)
+    tokenizer.chat_template = TEMPLATE.replace("{% endgeneration %}", "\n{% endgeneration %}")
+    assert tokenizer.chat_template != TEMPLATE
+    save_model(load_model(tiny_chat_model), tokenizer, tmp_path / "m")
+    assert chat_ids_of(tmp_path / "m", tmp_path) == chat_ids(tmp_path / "m") != chat_ids(tiny_chat_model)
+    marks = r"\{%-?\s*(?:end)?generation\s*-?%\}"  # taken out without a trace
+    monkeypatch.setattr("posttrain.lm.gguf_vocabulary.without_markers", lambda text: re.sub(marks, "", text))
+    assert chat_ids_of(tmp_path / "m", tmp_path) != chat_ids(tmp_path / "m"), "negative control"
 
 
 def refused(tokenizer: Tokenizer, rows: int = 700, eos: str | None = "<|end|>", stops: tuple[int, ...] = ()) -> str:

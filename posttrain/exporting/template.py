@@ -1,12 +1,11 @@
 """The chat template of an exported directory without transformers: in Jinja's immutable sandbox, as there."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-GENERATION = re.compile(r"\{%(-?)\s*generation\s*(-?)%\}")
-END_GENERATION = re.compile(r"\{%(-?)\s*endgeneration\s*(-?)%\}")
+from posttrain.lm.markers import without_markers
+
 NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -25,8 +24,6 @@ class FileTemplate:
         from jinja2.ext import loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-        # The marks of what is trained on mean nothing here; their own block keeps the white space rules they have.
-        plain = END_GENERATION.sub(r"{%\1 endif \2%}", GENERATION.sub(r"{%\1 if true \2%}", self.text))
         sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         sandbox.filters["tojson"] = lambda value, **how: json.dumps(value, ensure_ascii=False, **how)
-        return sandbox.from_string(plain).render(messages=messages, add_generation_prompt=True, **self._names)
+        return sandbox.from_string(without_markers(self.text)).render(messages=messages, add_generation_prompt=True, **self._names)

@@ -5,14 +5,13 @@ llama.cpp has code of its own for each way of cutting text into words and knows 
 """
 
 import json
-import re
 from typing import Any, NamedTuple
 
 from gguf import GGUFWriter, Keys, TokenType
 
 from posttrain.errors import PosttrainError
+from posttrain.lm.markers import without_markers
 
-GENERATION_MARKERS = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 OTHERS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 # How a tokenizer cuts text before BPE: llama.cpp's name for it (tokenizer.ggml.pre).
@@ -67,7 +66,7 @@ def read_vocabulary(tokenizer: Any, rows: int, stop_ids: list[int], where: str) 
         ids=_special_ids(tokenizer, stop_ids, where),
         add_bos=add_bos,
         add_eos=add_eos,
-        template=template and GENERATION_MARKERS.sub("", template),
+        template=template and without_markers(template),
     )
 
 
