@@ -26,4 +26,5 @@ class FileTemplate:
 
         sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         sandbox.filters["tojson"] = lambda value, **how: json.dumps(value, ensure_ascii=False, **how)
-        return sandbox.from_string(without_markers(self.text)).render(messages=messages, add_generation_prompt=True, **self._names)
+        template = sandbox.from_string(without_markers(self.text))
+        return template.render(messages=messages, add_generation_prompt=True, **self._names)

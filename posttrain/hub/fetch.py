@@ -12,7 +12,7 @@ from posttrain.errors import PosttrainError
 from posttrain.hub.data_files import CARD, named_patterns
 from posttrain.hub.refusals import DATA_SETS, plain_hub_errors
 
-WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # never pickles
+WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "README.md"]  # no pickles; a licence
 DATA = ["*.jsonl", "*.json", "*.jsonl.gz", "*.json.gz", "*.parquet", "README.md"]  # the card names the splits
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 CONVERTER = "https://huggingface.co/spaces/safetensors/convert"
