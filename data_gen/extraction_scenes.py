@@ -43,8 +43,8 @@ def article(value: str) -> str:
 
 
 def value_of(kind: str, rng: random.Random) -> str:
-    """A value of a kind: `Mia`, `an owl`, `a red kite`, `the park`, `Monday`, `12 coins`."""
-    world, own = load_world(), written()["kinds"]
+    """A value of a kind: `Mia`, `an owl`, `a red kite`, `the park`, `Monday`."""
+    world = load_world()
     if kind == "name":
         return rng.choice((*world.girls, *world.boys))
     if kind == "animal":
@@ -54,7 +54,7 @@ def value_of(kind: str, rng: random.Random) -> str:
         return article(f"{rng.choice(world.fitting[noun])} {noun}")
     if kind == "place":
         return rng.choice(world.places).place
-    return str(rng.choice(own[kind])) if kind == "day" else f"{rng.randint(*own[kind])} {kind}"
+    return str(rng.choice(written()["kinds"][kind]))
 
 
 class Bag:

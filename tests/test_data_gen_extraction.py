@@ -57,7 +57,7 @@ def test_rows_are_functions_of_seed_and_place() -> None:
 def test_texts_and_templates_vary() -> None:
     made = [rows(1, index) for index in range(500)]
     assert len({row["text"] for row in made}) == 500
-    assert len({json.dumps(row["template"]) for row in made}) > 250
+    assert len({json.dumps(row["template"]) for row in made}) > 100
     shapes = [row["template"].values() for row in made]
     for kind in (str, list, dict):
         assert any(isinstance(value, kind) for values in shapes for value in values)
