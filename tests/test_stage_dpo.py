@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,32 @@ def test_one_adapter_for_the_sft_model_and_one_for_the_base_say_the_same(
     found = logits(out / "base", out)
     assert (found - logits(tiny_chat_model, out / FOR_BASE)).abs().max() <= 1e-4
     assert (found - logits(tiny_chat_model, tuned)).abs().max() > 1e-2  # the control: sft alone is another model
+
+
+APART = """
+import sys, torch
+from transformers import AutoModelForCausalLM
+from peft import PeftModel
+
+def logits(base, adapter):
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    return PeftModel.from_pretrained(model, adapter).eval()(torch.arange(4, 68)[None]).logits
+
+with torch.inference_mode():
+    first, *others = (logits(*pair.split("+")) for pair in sys.argv[1:])
+    print(*(float((first - other).abs().max()) for other in others))
+"""
+
+
+@pytest.mark.slow
+def test_so_they_do_in_a_fresh_process(tiny_chat_model: Path, tuned: Path, pairs: Path, tmp_path: Path) -> None:
+    dpo(tmp_path, tuned, pairs, lora={"r": 4, "lora_alpha": 12, "use_rslora": True})
+    out = tmp_path / "out"
+    models = ((out / "base", out), (tiny_chat_model, out / FOR_BASE), (tiny_chat_model, tuned))
+    named = [f"{base}+{adapter}" for base, adapter in models]
+    done = subprocess.run([sys.executable, "-c", APART, *named], check=True, capture_output=True, text=True)
+    same, other = map(float, done.stdout.split())
+    assert same <= 1e-4 and other > 1e-2
 
 
 def test_a_model_without_an_adapter_below_it_has_one_adapter(
