@@ -121,7 +121,7 @@ def test_the_whole_chain_runs_offline(tmp_path: Path) -> None:
         "judge.limit=12",
         "gate.on_fail=warn",
     ]
-    small += ["export.rows=4", "export.completions=2", "export.new_tokens=16"]
+    small += ["export.rows=4", "export.completions=2", "export.new_tokens=16", "export.limits.d_nll_share=1"]
     command = [sys.executable, "-m", "posttrain", "run", "extract", "--store", str(tmp_path / "store"), "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
