@@ -1,6 +1,6 @@
 # Targets for people; the work is in `posttrain`. `make sft recipe=tinystories` runs the chain up to sft.
 .DEFAULT_GOAL := help
-.PHONY: help install run base distill generate sft pairs dpo export plan eval report chat serve push check test test-all bench clean
+.PHONY: help install run fetch base data distill generate sft pairs dpo export plan eval report chat serve push check test test-all bench clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -30,8 +30,11 @@ install: $(BIN)/.installed ## create .venv with the locked dependencies
 run: install ## the whole chain of recipe=NAME
 	@$(BIN)/posttrain run $(recipe)
 
-base distill generate sft pairs dpo export: install ## the chain up to this step, as in: make sft recipe=tinystories
+base data distill generate sft pairs dpo export: install ## the chain up to this step, as in: make sft recipe=tinystories
 	@$(BIN)/posttrain run $(recipe) --until $@
+
+fetch: install ## get ahead what the recipe takes from the hub
+	@$(BIN)/posttrain fetch $(recipe)
 
 plan: install ## what would run
 	@$(BIN)/posttrain plan $(recipe)

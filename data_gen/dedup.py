@@ -9,8 +9,6 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from datasketch import MinHash, MinHashLSH
-
 SHINGLE = 5  # words
 PERMUTATIONS = 128
 REPORTED = 100  # rows between two reports
@@ -43,6 +41,8 @@ def deduplicate(
     rows: Sequence[dict[str, Any]], threshold: float = 0.8, report: Callable[[int], None] = lambda done: None
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """The rows without later copies, in order, and the counts `kept`, `exact`, `near`; `report` hears how far it is."""
+    from datasketch import MinHash, MinHashLSH  # it brings scipy, which takes a while
+
     distinct: dict[str, dict[str, Any]] = {}
     for row in rows:
         distinct.setdefault(normalised(answer(row)), row)

@@ -18,7 +18,7 @@ from posttrain.chain.stage import InputPath, Metrics, Stage, StageContext, StepC
 from posttrain.errors import PosttrainError
 from posttrain.rows import Row, dump_row, read_rows, write_rows
 from posttrain.stages.data_source import file_rows, is_file_of_rows, source_rows
-from posttrain.stages.hygiene import OVERLAPPING
+from posttrain.stages.hygiene import OVERLAPPING, Filters, fit
 from posttrain.stages.leaks import REMOVED, TOLD, cleaned, without_asked
 
 REPEATED = "repeated"
@@ -33,6 +33,7 @@ class DataConfig(StepConfig):
     subset: str | None = Field(None, description="configuration or folder of such a data set")
     rows: int | None = Field(None, ge=1, description="rows to read, from all over; all by default")
     backtranslate: bool = Field(False, description="rows are stories under 'text': write the request for each")
+    filters: Filters = Filters()
     hold_out: InputPath | None = Field(None, description="prompts that no row may equal; the judge's by default")
     decontaminate: tuple[InputPath, ...] = Field(
         (), description="prompt sets of which no row may hold much; by default all that the recipe names"
@@ -57,13 +58,13 @@ def run(config: DataConfig, ctx: StageContext) -> Metrics:
     found = source_rows(source, config.split, config.subset, config.rows, ctx.work)
     counts: Counter[str] = Counter()
     rows = _read(config, found, source.reference, counts)
-    rows = _new(_clean(rows, ctx, counts), counts)
+    rows, unfit = fit(_new(_clean(rows, ctx, counts), counts), config.filters)
     prompts = read_rows(config.hold_out) if config.hold_out else []
     talks = [(row["messages"], {"words": row["words"]}) for row in rows]
     rows, leaked = without_asked(rows, talks, prompts, config.near_duplicates)
     rows, told = drop_held_out(rows, prompts)
     uncontaminated, _ = contaminated(rows, {str(path): read_rows(path) for path in config.decontaminate})
-    counts.update({**leaked, TOLD: told, OVERLAPPING: len(rows) - len(uncontaminated)})
+    counts.update({**unfit, **leaked, TOLD: told, OVERLAPPING: len(rows) - len(uncontaminated)})
     rows = uncontaminated
     if len(rows) < 2 * config.test_size:
         raise PosttrainError(

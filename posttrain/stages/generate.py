@@ -22,7 +22,7 @@ from posttrain.errors import PosttrainError
 from posttrain.rows import Row, read_rows, write_rows
 from posttrain.stages.data_card import Making, write_card
 from posttrain.stages.drafting import check_source, drafted
-from posttrain.stages.hygiene import HELD_OUT, Filters, filtered, unleaked, without_pii
+from posttrain.stages.hygiene import HELD_OUT, ScoreFilters, fit, unleaked, well_scored, without_pii
 from posttrain.stages.pair_scores import PairsJudge
 from posttrain.stages.teacher_cost import teacher_calls
 from posttrain.stages.teachers import TEACHER, Asked, TeacherChoice, TeacherEndpoint, teachers
@@ -64,7 +64,7 @@ class GenerateConfig(StepConfig):
     decontaminate: tuple[InputPath, ...] = Field(
         (), description="prompt sets of which no row may hold much; by default all that the recipe names"
     )
-    filters: Filters = Filters()
+    filters: ScoreFilters = ScoreFilters()
     judge: PairsJudge | None = Field(None, description="who scores for filters.min_score; the recipe's by default")
     near_duplicates: float = Field(0.8, gt=0, le=1, description="estimated Jaccard similarity that counts as equal")
     test_size: int = Field(100, ge=2, description="rows set aside to measure held-out answers on")
@@ -168,9 +168,10 @@ def run(config: GenerateConfig, ctx: StageContext) -> Metrics:
         rows = taught.rows
     else:
         rows = [{**row, "provenance": _own(config)} for row in rows]
-    rows, unfit, judged = filtered(rows, config.filters, config.judge, ctx)
+    rows, unfit = fit(rows, config.filters)
+    rows, low, judged = well_scored(rows, config.filters, config.judge, ctx)
     rows, leaked, overlaps = unleaked(rows, config.near_duplicates, prompts, config.decontaminate, ctx)
-    counts.update({**unfit, **leaked})
+    counts.update({**unfit, **low, **leaked})
     _check_size(config, rows, counts)
     kept = _written(config, rows, ctx)
     write_card(config, kept, Making(made, counts, overlaps, taught.spend), ctx)

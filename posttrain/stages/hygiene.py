@@ -27,17 +27,24 @@ class Filters(Config):
     pii: Literal["drop", "keep"] = Field(
         "drop", description="rows with an email address, phone, card or account number, key or password"
     )
-    min_score: float | None = Field(None, ge=1, le=10, description="of the recipe's judge, or the step's own `judge`")
-    axis: str | None = Field(None, description="that min_score is of; by default the mean of all axes")
 
     @field_validator("language")
     @classmethod
     def _known(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
         from data_gen.filters import languages
 
-        if value is not None and value not in languages():
+        if value not in languages():
             raise ValueError(f"{', '.join(languages())} are allowed. Choose one of them")
         return value
+
+
+class ScoreFilters(Filters):
+    """And what a judge must say of it."""
+
+    min_score: float | None = Field(None, ge=1, le=10, description="of the recipe's judge, or the step's own `judge`")
+    axis: str | None = Field(None, description="that min_score is of; by default the mean of all axes")
 
 
 class Scoring(NamedTuple):
@@ -63,25 +70,30 @@ def without_pii(rows: Sequence[Row], what: Filters) -> tuple[list[Row], Counts]:
     }
 
 
-def filtered(
-    rows: Sequence[Row], what: Filters, judge: PairsJudge | None, ctx: StageContext
-) -> tuple[list[Row], Counts, Metrics]:
-    """Rows whose answers are as they should be, the counts of the others, and what a judge came to."""
-    from data_gen.filters import by_language, by_length, by_score
+def fit(rows: Sequence[Row], what: Filters) -> tuple[list[Row], Counts]:
+    """Rows whose answers are as they should be, and the counts of the others."""
+    from data_gen.filters import by_language, by_length
 
     rows, counts = by_length(rows, what.min_words, what.max_words)
     if what.language is not None:
         rows, more = by_language(rows, what.language)
         counts |= more
     rows, personal = without_pii(rows, what)
-    metrics: Metrics = {}
-    if what.min_score is not None and judge is not None:
-        found = score(Scoring(judge, what.axis), ctx, _as_answers(rows))
-        metrics = found.metrics
-        scores = [answers[0].score for answers in found.answers]
-        rows, more = by_score(rows, lambda _: scores, what.min_score)
-        counts |= more
-    return rows, {name: count for name, count in {**counts, **personal}.items() if name != "kept"}, metrics
+    return rows, {name: count for name, count in {**counts, **personal}.items() if name != "kept"}
+
+
+def well_scored(
+    rows: Sequence[Row], what: ScoreFilters, judge: PairsJudge | None, ctx: StageContext
+) -> tuple[list[Row], Counts, Metrics]:
+    """Rows that a judge scores high enough, where that is asked for; the others' counts, and what the judge came to."""
+    from data_gen.filters import by_score
+
+    if what.min_score is None or judge is None:
+        return list(rows), {}, {}
+    found = score(Scoring(judge, what.axis), ctx, _as_answers(rows))
+    scores = [answers[0].score for answers in found.answers]
+    kept, counts = by_score(rows, lambda _: scores, what.min_score)
+    return kept, {name: count for name, count in counts.items() if name != "kept"}, found.metrics
 
 
 def _as_answers(rows: Sequence[Row]) -> Answered:

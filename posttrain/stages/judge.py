@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from posttrain.chain.stage import InputPath, Metrics, Stage, StageContext, StepConfig, Test
 from posttrain.engines.endpoint import api_key
@@ -16,13 +17,12 @@ from posttrain.stages.judge_cost import judge_calls
 from posttrain.stages.judges import RULE, JudgeChoice, check_choice, fitted, members, prompt_hashes, refuse_self_judging
 from posttrain.stages.judging import Before, Rule, judge_metrics, shares, words_used
 from posttrain.stages.pairing import compare_steps
+from posttrain.stages.rubrics import graded_axes, rubric_of, rules_of, scored, told_of
 
 if TYPE_CHECKING:
     from eval.asking import Ask
     from eval.canaries import Fit
     from eval.finding import Finding
-    from eval.grading_prompt import Brief
-    from eval.rubric import Rubric
     from eval.rule_judges import RuleJudge
     from eval.verdict import Verdict
 
@@ -68,65 +68,6 @@ def ready(config: JudgeConfig) -> None:
         api_key(one.endpoint)
 
 
-class Ruled(Protocol):
-    """A judge with what it goes by."""
-
-    @property
-    def judge(self) -> str: ...
-
-    @property
-    def rubric(self) -> Path: ...
-
-
-def graded_axes(config: Ruled) -> list[str]:
-    """The axes of the rubric that are scores from 1 to 10; those that the rule judge does not know are an error."""
-    from eval.rule_judges import RULE_JUDGES
-
-    graded, rules = _graded(told_of(config)), rules_of(config)
-    unknown = [axis for axis in graded if axis not in rules.axes] if config.judge == RULE else []
-    if unknown:
-        known = ", or ".join(", ".join(judge.axes) for judge in RULE_JUDGES)
-        raise PosttrainError(
-            f"{config.rubric}: axis '{unknown[0]}' is unknown to the rule judge; it knows {known}. "
-            "Rename or delete that section."
-        )
-    return graded
-
-
-def rules_of(config: Ruled) -> "RuleJudge":
-    """The rule judge of the rubric's task, whose canaries test every other judge of that rubric as well."""
-    from eval.rule_judges import rule_judge_of
-
-    return rule_judge_of(_graded(told_of(config)))
-
-
-def rubric_of(config: Ruled) -> "Rubric":
-    from eval.rubric import RubricError, load_rubric
-
-    try:
-        return load_rubric(config.rubric.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        raise PosttrainError(f"{config.rubric}: cannot be read; a Markdown file is needed. Check the path.") from None
-    except RubricError as error:
-        raise PosttrainError(f"{config.rubric}: {error}") from None
-
-
-def told_of(config: Ruled) -> "Brief":
-    """The rubric as a language model is told of it."""
-    from eval.grading_prompt import brief
-    from eval.rubric import RubricError
-
-    try:
-        return brief(rubric_of(config))
-    except RubricError as error:
-        raise PosttrainError(f"{config.rubric}: {error}") from None
-
-
-def _graded(told: "Brief") -> list[str]:
-    """The axes that are scores from 1 to 10; the others ask for a choice among letters."""
-    return [axis for axis in told.axes if axis not in told.choices]
-
-
 def shows_references(config: JudgeConfig) -> bool:
     """Whether a language model is shown the reference answers of the prompts: where the rubric asks for them."""
     return config.judge != RULE and told_of(config).reference is not None
@@ -161,7 +102,7 @@ def judge_with(fit: "Fit", config: JudgeConfig, ctx: StageContext, at_once: bool
     from eval.canaries import CHUNK, checks, judge_blind
 
     told, chosen, rules = told_of(config), chosen_prompts(config), rules_of(config)
-    graded = _graded(told)
+    graded = scored(told)
     prompts, completions = judged_rows(config, ctx.inputs["judged"].path)
     training = _training(ctx)
     findings = _findings(config, ctx, training)
@@ -224,12 +165,17 @@ def chosen_prompts(config: JudgeConfig) -> "Sequence[Mapping[str, Any]]":
 
     rules = rules_of(config)
     for path in (config.prompts, config.canaries):
-        if chosen := rules.choose(read_rows(path), config.seed):
+        if chosen := _chosen(rules, path, path.stat().st_mtime_ns, config.seed):
             return chosen
     raise PosttrainError(
         f"{config.canaries}: fewer than {PROMPTS} rows with {rules.needed}, and {config.prompts} has no more; "
         "the judge is tested with them. Add rows to one of the two."
     )
+
+
+@lru_cache(maxsize=8)  # every judge of a recipe asks the same
+def _chosen(rules: "RuleJudge", path: Path, changed: int, seed: int) -> "Sequence[Mapping[str, Any]]":
+    return rules.choose(read_rows(path), seed)
 
 
 def _training(ctx: StageContext) -> list[Row]:
@@ -288,6 +234,7 @@ JUDGE = Stage(
         "posttrain/stages/judge.py",
         "posttrain/stages/judges.py",
         "posttrain/stages/judging.py",
+        "posttrain/stages/rubrics.py",
         "posttrain/stages/pairing.py",
         "posttrain/stages/checking.py",
         "eval",

@@ -68,7 +68,8 @@ def _estimate(path: Path, endpoint: Any, requests: Sequence[Any]) -> Any:
 
 def _ask_everything(config: "JudgeConfig", planned: Planned, asks: "Sequence[Ask]") -> None:
     from eval.canaries import judge_blind
-    from posttrain.stages.judge import chosen_prompts, rubric_of, rules_of, shows_references
+    from posttrain.stages.judge import chosen_prompts, shows_references
+    from posttrain.stages.rubrics import rubric_of, rules_of
 
     rubric, chosen = rubric_of(config), chosen_prompts(config)
     prompts, new = _answers(config, planned, "judged")

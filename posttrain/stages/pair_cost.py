@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from posttrain.chain.stage import Planned, RemoteCalls
 from posttrain.stages.candidates import PROMPTS, Answered, Asked, read_prompts
-from posttrain.stages.judge import rubric_of
 from posttrain.stages.judge_cost import CHARACTERS, ROW_CHARACTERS, calls_of
 from posttrain.stages.judges import RULE, fitted
 from posttrain.stages.pair_scores import PairsJudge, compare, grade
+from posttrain.stages.rubrics import rubric_of
 
 if TYPE_CHECKING:
     from eval.asking import Ask

@@ -20,9 +20,9 @@ from posttrain.errors import PosttrainError
 from posttrain.rows import Row, read_rows
 from posttrain.stages.asking import Account, Asker
 from posttrain.stages.candidates import Answered, Asked
-from posttrain.stages.judge import graded_axes, rubric_of, rules_of, told_of
 from posttrain.stages.judges import RULE, JudgeChoice, fitted, members
 from posttrain.stages.pairing import compare_rows
+from posttrain.stages.rubrics import graded_axes, rubric_of, rules_of, told_of
 
 if TYPE_CHECKING:
     from data_gen.pairing import Beats, Candidate

@@ -17,13 +17,13 @@ from posttrain.engines.endpoint import api_key
 from posttrain.errors import PosttrainError
 from posttrain.rows import read_rows, write_rows
 from posttrain.stages.candidates import CandidateSampling, answer_prompts, check_prompts
-from posttrain.stages.judge import graded_axes, rubric_of
 from posttrain.stages.judges import RULE, check_choice, members, prompt_hashes, refuse_self_judging
 from posttrain.stages.pair_cost import pair_calls
 from posttrain.stages.pair_report import check_sides, check_size, pair_metrics
 from posttrain.stages.pair_rows import Made, paired, unpaired
 from posttrain.stages.pair_scores import PairsJudge, score
 from posttrain.stages.pair_source import check_source, from_source
+from posttrain.stages.rubrics import graded_axes, rubric_of
 from posttrain.stages.teaching import check_template
 
 MATCHED = 1.25  # times the words of the shorter side, where match_lengths is just `true`
