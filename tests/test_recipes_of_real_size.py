@@ -179,6 +179,7 @@ def test_every_recipe_has_a_row_that_says_what_to_expect() -> None:
     assert rows_of_readme(text.replace("| `smoke`", "| smoke")) == shipped - {"smoke"}  # negative control
 
 
+@pytest.mark.slow
 def test_smollm2_becomes_a_file_of_llama_cpp(double: HubDouble, tmp_path: Path) -> None:
     records = run_small(double, tmp_path, "smollm2-135m-chat")
     check_trained(records, "sft", "dpo")
