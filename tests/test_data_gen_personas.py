@@ -139,7 +139,7 @@ def test_a_persona_stays_data_in_a_question(generator: Generator, persona: str) 
     assert HOSTILE[0] in request, "and is not filled as a template in the request either"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.text())
 def test_a_quoted_text_is_one_json_string_without_the_marks_of_control_tokens(text: str) -> None:
     assert json.loads(quoted(text)) == text

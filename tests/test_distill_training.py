@@ -164,6 +164,7 @@ def test_a_batch_says_which_rows_it_holds(tmp_path: Path) -> None:
     assert seen == [True] * 24
 
 
+@pytest.mark.slow
 def test_many_cached_draws_train_as_the_whole_distribution_does(tmp_path: Path) -> None:
     class OfOtherRows(Cached):
         def loss(self, student: Any, batch: Batch, items: Tensor) -> Tensor:

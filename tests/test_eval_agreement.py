@@ -131,6 +131,7 @@ def _study(clustered: bool) -> tuple[float, float]:
     return float(held[0]) / 400, float(held[1]) / 400
 
 
+@pytest.mark.slow
 def test_the_intervals_cover_when_pairs_of_one_prompt_are_alike_and_do_not_when_pairs_count_as_prompts() -> None:
     assert all(0.925 <= covered <= 0.975 for covered in _study(clustered=True))
     assert all(covered < 0.9 for covered in _study(clustered=False))

@@ -72,7 +72,7 @@ def failed(found: Sequence[Check]) -> set[str]:
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))]
 
 
-@pytest.mark.parametrize("source", [world, real])
+@pytest.mark.parametrize("source", [world, pytest.param(real, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_rule_judge_is_valid_whatever_the_seed(source: Any, seed: int) -> None:
     prompts, training = source()[:-50], [row["reference"] for row in source()[-50:]]

@@ -80,7 +80,7 @@ def count(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
-@pytest.fixture(scope="module", params=["real", "told"])
+@pytest.fixture(scope="module", params=[pytest.param("real", marks=pytest.mark.slow), "told"])
 def source(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

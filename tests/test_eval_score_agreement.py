@@ -67,6 +67,7 @@ def test_spearman_and_pearson_are_those_of_scipy() -> None:
     assert found.pearson.mean == pytest.approx(stats.pearsonr(people, scores).statistic)
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_correlation_covers_with_clusters_and_not_without() -> None:
     rng = np.random.default_rng(3)
     names, held, naive = [f"q{i // 4}" for i in range(160)], 0, 0

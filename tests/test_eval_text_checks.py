@@ -121,6 +121,7 @@ def test_missing_answers_and_other_prompts_are_no_failure() -> None:
     assert finding.ok is None and "on other prompts" in finding.note
 
 
+@pytest.mark.slow
 def test_equal_models_fail_in_fewer_than_one_of_forty_steps() -> None:
     """Shares of 10 % that differ by chance alone, on 50 prompts of 2 samples."""
     rng = random.Random(5)

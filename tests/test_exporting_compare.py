@@ -117,6 +117,7 @@ def add_outliers(model: Any, tokenizer: Any) -> None:
             projection.weight[:, 7] *= 100
 
 
+@pytest.mark.slow
 def test_a_healthy_f16_file_is_within_the_limits(reference: Measured, corpus: Corpus, tmp_path: Path) -> None:
     figures = compare(reference, exported(STORYTELLER, tmp_path / "f16", corpus, "f16"))
     assert losses(figures, Limits()) == []
@@ -182,6 +183,7 @@ def test_outliers_are_the_same_model_until_they_are_rounded(
     assert losses(figures, Limits()) == [] and figures.kl.mean < 1e-6
 
 
+@pytest.mark.slow
 def test_an_adapter_lost_on_the_way_is_noticed(
     reference: Measured, healthy: Measured, corpus: Corpus, tmp_path: Path
 ) -> None:

@@ -65,6 +65,7 @@ def recipe(tmp_path: Path) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_what_is_fetched_once_runs_without_the_network(tiny_chat_model: Path, tmp_path: Path, recipe: str) -> None:
     with HubDouble() as double:
         double.add("some/model", tiny_chat_model)

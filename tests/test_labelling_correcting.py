@@ -91,6 +91,7 @@ def test_a_biased_judge_misses_the_true_rate_and_the_correction_covers_it() -> N
     assert found.narrower < 1 and found.trust > 0.2
 
 
+@pytest.mark.slow
 def test_with_ten_votes_it_covers_too_which_takes_the_two_prompts_that_are_added(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

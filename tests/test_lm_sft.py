@@ -133,7 +133,11 @@ def test_batches_hold_rows_of_like_length_and_depend_on_seed_and_epoch_alone() -
 # Interruption
 
 
-@pytest.mark.parametrize("last", [2, 4, 8], ids=["before a checkpoint", "first epoch", "second epoch"])
+@pytest.mark.parametrize(
+    "last",
+    [pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow), 8],
+    ids=["before a checkpoint", "first epoch", "second epoch"],
+)
 @pytest.mark.parametrize(
     ("make", "bf16"),
     [(llama, False), (lambda: with_lora(lora_dropout=0.2), True)],

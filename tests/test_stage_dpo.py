@@ -61,7 +61,7 @@ def dpo(folder: Path, model: Path, data: Path, stop_after: int | None = None, **
     return run("dpo", ctx, **{"model": "m", "data": "d", "learning_rate": 5e-3, "bf16": False, **settings})
 
 
-@pytest.mark.parametrize("settings", [{}, {"full": True}], ids=["lora", "full"])
+@pytest.mark.parametrize("settings", [{}, pytest.param({"full": True}, marks=pytest.mark.slow)], ids=["lora", "full"])
 def test_held_out_pairs_are_told_apart_and_swapped_labels_are_learnt_as_they_are(
     tuned: Path, pairs: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
@@ -132,6 +132,7 @@ def test_a_model_without_an_adapter_below_it_has_one_adapter(
     assert not (tmp_path / "out" / FOR_BASE).exists() and not (tmp_path / "out" / "base").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_bytes(tuned: Path, tmp_path: Path) -> None:
     pairs = written(tmp_path / "pairs", test=2)
     dpo(tmp_path / "whole", tuned, pairs, save_steps=2)

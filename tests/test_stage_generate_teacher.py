@@ -248,6 +248,7 @@ def test_a_teacher_counts_by_what_it_is_and_not_by_its_name(teacher: Path, tiny_
         identity("rows")
 
 
+@pytest.mark.slow
 def test_the_bundled_model_can_be_the_teacher(tmp_path: Path) -> None:
     made = generated(tmp_path, STORYTELLER, rows=10, test_size=2, sampling={"max_new_tokens": 300})
     assert made["answers"] == 10 and made["rows"] + made["rows_held_out"] >= 4

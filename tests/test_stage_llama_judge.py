@@ -35,6 +35,8 @@ from posttrain.stages.asking import Asker
 from posttrain.stages.judge import JudgeConfig
 from posttrain.stages.judges import fitted, members
 
+pytestmark = pytest.mark.slow  # the server and its model take a while
+
 BUNDLED = Path(__file__).parents[1] / "models" / "storyteller-1m"
 RUBRIC = load_rubric(TEXT := """# story
 

@@ -150,6 +150,7 @@ def test_a_judge_that_is_stopped_asks_only_what_is_missing_and_ends_with_the_sam
     assert verdicts[0] == verdicts[1] and again["remote_calls"] >= calls
 
 
+@pytest.mark.slow
 def test_votes_are_samples_of_their_own_and_a_panel_is_the_mean_of_its_families(tmp_path: Path) -> None:
     def by_model(call: Call) -> Reply:
         shift = {"kind": 2.0, "kind-too": 2.0, "stern": -1.0, "m": 0.0}[call.body["model"]]

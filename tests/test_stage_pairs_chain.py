@@ -136,6 +136,7 @@ def test_a_step_that_takes_rows_takes_no_pairs_and_a_judge_may_not_be_the_model(
         build_graph(parse_recipe(mine, "r.yaml", STAGES), STAGES, None, str)
 
 
+@pytest.mark.slow
 def test_the_summary_of_a_step_without_a_judge_stands_in_the_report(
     faulty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
