@@ -2,7 +2,7 @@
 
 They come from the generator of the training rows, from a name and a seed of their own; a text is asked about once.
 
-    python -m data_gen.extraction_prompts --seed 99 --rows 200 > eval/prompts/extraction.jsonl
+    python -m data_gen.extraction_prompts --seed 2026 --rows 200 > eval/prompts/extraction.jsonl
 """
 
 import argparse
@@ -32,7 +32,7 @@ def prompt_rows(seed: int, rows: int) -> list[Row]:
 def main() -> None:
     """Print the prompts as JSONL."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=99)
+    parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--rows", type=int, default=200)
     arguments = parser.parse_args()
     for row in prompt_rows(arguments.seed, arguments.rows):
