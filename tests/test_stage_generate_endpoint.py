@@ -205,3 +205,24 @@ def test_a_real_server_of_a_model_of_ours_teaches(tmp_path: Path) -> None:
         again = taught(tmp_path / "a", f"{running.base_url}/v1", **more)
     assert again["remote_calls"] == made["remote_calls"], "the second time nothing was sent"
     assert all(row["provenance"]["teacher"] == "openai:double" for row in rows_of(tmp_path / "a"))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "said"),
+    [
+        (
+            [{"model": "a", "wieght": 1}],
+            r"teacher\.0\.wieght: unknown key 'wieght'; allowed: endpoint, model, weight\. Did",
+        ),
+        ([{"model": "a", "weight": 0}], r"teacher\.0\.weight: found 0; input should be greater than 0"),
+        (
+            [{"model": "openai:a", "endpoint": {"base_ul": "x"}}],
+            r"teacher\.0\.endpoint\.base_ul: .*Did you mean 'base_url'",
+        ),
+        (3, r"steps\.rows\.teacher: found 3; input should be a valid string"),
+    ],
+)
+def test_a_wrong_teacher_is_named_with_its_place_in_the_list(teacher: Any, said: str) -> None:
+    steps = {"rows": {"kind": "generate", "teacher": teacher}}
+    with pytest.raises(PosttrainError, match=said):
+        parse_recipe({"name": "r", "steps": steps}, "r.yaml", STAGES)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union
+from typing import Annotated, Any, TypeVar, Union, get_args
 
 from pydantic import BaseModel, Field, ValidationError, create_model
 
@@ -233,6 +233,7 @@ def _checked(model: type[M], raw: Any, where: str, beside: Sequence[str] = ()) -
 def _explain(error: ValidationError, model: type[BaseModel], beside: Sequence[str]) -> str:
     """The first problem in words: where, what was found, what is allowed, what to do."""
     problem = error.errors()[0]
+    problem["loc"] = tuple(part for part in problem["loc"] if not str(part).startswith("("))  # forms of a value
     place = "".join(f".{part}" for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         key = str(problem["loc"][-1])
@@ -252,10 +253,16 @@ def _explain(error: ValidationError, model: type[BaseModel], beside: Sequence[st
 def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
     for part in location:
         field = model.model_fields.get(str(part))
-        options = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
-        nested = [item for item in options if isinstance(item, type) and issubclass(item, BaseModel)]
+        nested = _models_in(field.annotation) if field else []
         model = nested[0] if nested else model
     return list(model.model_fields)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a value may be, or be made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
 
 
 def _steps_of(table: Mapping[str, Stage]) -> list[Stage]:

@@ -25,7 +25,7 @@ from posttrain.stages.drafting import check_source, drafted
 from posttrain.stages.hygiene import HELD_OUT, ScoreFilters, fit, unleaked, well_scored, without_pii
 from posttrain.stages.pair_scores import PairsJudge
 from posttrain.stages.teacher_cost import teacher_calls
-from posttrain.stages.teachers import TEACHER, Asked, TeacherChoice, TeacherEndpoint, teachers
+from posttrain.stages.teachers import TEACHER, Asked, TeacherEndpoint, Teachers, teachers
 from posttrain.stages.teaching import SamplingSettings, check_template
 from posttrain.stages.teaching_rows import Taught, answered, open_teachers
 
@@ -51,7 +51,7 @@ class GenerateConfig(StepConfig):
     rows: int = Field(3_000, ge=10, description="rows to make; fewer where the source ends earlier")
     skip: int = Field(0, ge=0, description="rows left to another step of the same seed or source")
     source: str | None = Field(None, description="what is read: JSONL, a data set, or a step that makes rows")
-    teacher: str | tuple[TeacherChoice, ...] | None = Field(
+    teacher: Teachers | None = Field(
         None, description="who answers: a step, a directory, a hub id, openai:MODEL, or a list of these with weights"
     )
     endpoint: TeacherEndpoint = Field(TeacherEndpoint(), description="where a teacher openai:MODEL answers")

@@ -9,9 +9,9 @@ teacher:
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from posttrain.chain.references import ENDPOINT
 from posttrain.chain.stage import Config
@@ -34,6 +34,17 @@ class TeacherChoice(Config):
     model: str | None = Field(description="a step, a local directory, a hub id, or openai:MODEL")
     weight: float = Field(1.0, gt=0, description="its share of the rows, beside the weights of the others")
     endpoint: TeacherEndpoint = Field(TeacherEndpoint(), description="where openai:MODEL answers")
+
+
+def _one_or_several(value: object) -> str:
+    return "(several)" if isinstance(value, list | tuple) else "(one)"
+
+
+# In brackets, so that errors do not name them: they are no keys of a recipe.
+Teachers = Annotated[
+    Annotated[str, Tag("(one)")] | Annotated[tuple[TeacherChoice, ...], Tag("(several)")],
+    Discriminator(_one_or_several),
+]
 
 
 class Asked(NamedTuple):
