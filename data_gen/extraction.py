@@ -13,6 +13,7 @@ from typing import Any
 
 from data_gen.extraction_scenes import Told, tell, written
 from data_gen.generator import Draft, Generator, Message, Rejected, Row, filled
+from data_gen.json_reply import last_object
 from data_gen.story import stable_random
 
 TEMPLATE = "extraction.md"
@@ -102,20 +103,6 @@ def read(row: Row, reply: str) -> Row | Rejected:
         return Rejected("a value not in the text")
     answer = {"role": "assistant", "content": compact(_in_order(found, row["template"]))}
     return {**row, "messages": [row["messages"][0], answer]}
-
-
-def last_object(reply: str) -> dict[str, Any] | None:
-    """The last JSON object that is part of no other one, whole or broken; None without any. In linear time."""
-    decoder, found, start = json.JSONDecoder(), None, reply.find("{")
-    while start >= 0:
-        try:
-            found, end = decoder.raw_decode(reply, start)
-        except json.JSONDecodeError as error:
-            end = max(error.pos, start + 1)
-        except RecursionError:
-            return None
-        start = reply.find("{", end)
-    return found
 
 
 def has_structure(value: Any, template: Any) -> bool:

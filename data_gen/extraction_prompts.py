@@ -5,13 +5,12 @@ They come from the generator of the training rows, from a name and a seed of the
     python -m data_gen.extraction_prompts --seed 2026 --rows 200 > eval/prompts/extraction.jsonl
 """
 
-import argparse
-import json
 from collections.abc import Iterator
 from itertools import count, islice
 
 from data_gen.extraction import told_and_asked, told_row
 from data_gen.generator import Row
+from data_gen.prompts import print_prompts
 
 
 def all_prompts(seed: int) -> Iterator[Row]:
@@ -29,15 +28,5 @@ def prompt_rows(seed: int, rows: int) -> list[Row]:
     return list(islice(all_prompts(seed), rows))
 
 
-def main() -> None:
-    """Print the prompts as JSONL."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=2026)
-    parser.add_argument("--rows", type=int, default=200)
-    arguments = parser.parse_args()
-    for row in prompt_rows(arguments.seed, arguments.rows):
-        print(json.dumps(row, ensure_ascii=False))
-
-
 if __name__ == "__main__":
-    main()
+    print_prompts(prompt_rows, __doc__, seed=2026)

@@ -1,10 +1,7 @@
 """The JSON object in a model's reply, which may stand in prose, in a code fence, or after thinking aloud."""
 
 import json
-import re
 from typing import Any
-
-OPENING = re.compile(r'\{\s*["}]')
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -17,11 +14,19 @@ DECODER = json.JSONDecoder(object_pairs_hook=_each_once)
 
 
 def last_object(reply: str) -> dict[str, Any] | None:
-    """The last JSON object that is part of no other one; None without any. A key given twice makes it no object."""
-    found, start = None, 0
-    while opening := OPENING.search(reply, start):
+    """The last JSON object that is part of no other one, whole or broken; None without any. In linear time.
+
+    A key given twice makes it no object.
+    """
+    found, start = None, reply.find("{")
+    while start >= 0:
         try:
-            found, start = DECODER.raw_decode(reply, opening.start())
-        except (ValueError, RecursionError):
-            start = opening.start() + 1
+            found, end = DECODER.raw_decode(reply, start)
+        except json.JSONDecodeError as error:
+            end = max(error.pos, start + 1)
+        except ValueError:
+            end = start + 1
+        except RecursionError:
+            return None
+        start = reply.find("{", end)
     return found

@@ -8,7 +8,7 @@ what training data shares with them.
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count, islice
 from typing import Any
 
@@ -41,15 +41,15 @@ def prompt_rows(seed: int, rows: int) -> list[dict[str, Any]]:
     return list(islice(all_prompts(seed), rows))
 
 
-def main() -> None:
-    """Print the prompts as JSONL."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=99)
+def print_prompts(prompts: Callable[[int, int], Sequence[Mapping[str, Any]]], about: str | None, seed: int) -> None:
+    """The command line of a set of prompts: print `prompts(seed, rows)` as JSONL; `seed` unless another is given."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--seed", type=int, default=seed)
     parser.add_argument("--rows", type=int, default=200)
     arguments = parser.parse_args()
-    for row in prompt_rows(arguments.seed, arguments.rows):
+    for row in prompts(arguments.seed, arguments.rows):
         print(json.dumps(row, ensure_ascii=False))
 
 
 if __name__ == "__main__":
-    main()
+    print_prompts(prompt_rows, __doc__, seed=99)

@@ -298,5 +298,5 @@ def test_a_margin_lets_a_step_lose_a_little(tmp_path: Path) -> None:
 def test_the_worst_that_missing_scores_could_hide_is_recorded(tmp_path: Path) -> None:
     assert judged(tmp_path / "a", references())["worst_case"] is None
     missing = judged(tmp_path / "b", {**references(), "p003": None})
-    assert missing["worst_case"]["missing"] == 1
-    assert missing["worst_case"]["score"] < missing["axes"]["instruct"]["score"]
+    worst = missing["worst_case"]
+    assert worst["missing"] == 1 and worst["score"] < missing["axes"]["instruct"]["score"]

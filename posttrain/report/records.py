@@ -4,12 +4,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from posttrain.chain.references import ENDPOINT
 from posttrain.chain.runner import Done, row_of
 from posttrain.chain.store import Artifact
 from posttrain.rows import read_rows
 
 Named = tuple[dict[str, Any], Artifact]  # a row of run.json and its artifact
-REMOTE = "openai:"  # before the name of a model behind an endpoint
+REMOTE = ENDPOINT
 PANEL = re.compile(rf"\+(?={REMOTE})")  # between the models of a panel; a plus in a name is none
 INVALID = "JUDGE INVALID"  # the judge failed on texts whose order is known: no verdict of it counts
 JUDGE_KEYS = (

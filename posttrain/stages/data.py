@@ -16,10 +16,11 @@ from pydantic import Field
 from posttrain.chain.paths import find_path
 from posttrain.chain.stage import InputPath, Metrics, Stage, StageContext, StepConfig
 from posttrain.errors import PosttrainError
-from posttrain.rows import Row, dump_row, read_rows, write_rows
+from posttrain.rows import Row, dump_row, read_rows
 from posttrain.stages.data_source import file_rows, is_file_of_rows, source_rows
 from posttrain.stages.hygiene import OVERLAPPING, Filters, fit
 from posttrain.stages.leaks import REMOVED, TOLD, cleaned, without_asked
+from posttrain.stages.splits import shown, write_splits
 
 REPEATED = "repeated"
 
@@ -66,27 +67,15 @@ def run(config: DataConfig, ctx: StageContext) -> Metrics:
     uncontaminated, _ = contaminated(rows, {str(path): read_rows(path) for path in config.decontaminate})
     counts.update({**unfit, **leaked, TOLD: told, OVERLAPPING: len(rows) - len(uncontaminated)})
     rows = uncontaminated
-    if len(rows) < 2 * config.test_size:
-        raise PosttrainError(
-            f"data: {len(rows)} of {len(found)} rows are left ({_shown(counts)}); at least {2 * config.test_size} are "
-            "needed (twice test_size). Read more rows, or lower test_size."
-        )
-    every = len(rows) // config.test_size  # from all over: a file is rarely in random order
-    held_out = set(range(0, every * config.test_size, every))
-    write_rows(ctx.out / "test.jsonl", (row for at, row in enumerate(rows) if at in held_out))
-    write_rows(ctx.out / "train.jsonl", (row for at, row in enumerate(rows) if at not in held_out))
+    write_splits(rows, config.test_size, counts, "data", ctx.out)
     kept = len(rows) - config.test_size
     return {
-        "summary": f"{kept:,} rows of {source.reference}, {config.test_size} held out; dropped: {_shown(counts)}",
+        "summary": f"{kept:,} rows of {source.reference}, {config.test_size} held out; dropped: {shown(counts)}",
         "rows": kept,
         "rows_read": len(found),
         "rows_held_out": config.test_size,
         "counts": dict(counts),
     }
-
-
-def _shown(counts: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "none"
 
 
 def _read(config: DataConfig, found: Sequence[Row], reference: str, counts: Counter[str]) -> list[Row]:

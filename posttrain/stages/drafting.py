@@ -10,6 +10,7 @@ from posttrain.errors import PosttrainError
 from posttrain.rows import Row, read_rows, write_rows
 from posttrain.stages.data_source import file_rows, is_file_of_rows
 from posttrain.stages.data_source import source_rows as published
+from posttrain.stages.splits import shown
 
 if TYPE_CHECKING:
     from posttrain.stages.generate import GenerateConfig
@@ -49,7 +50,7 @@ def drafted(config: "GenerateConfig", ctx: StageContext) -> tuple[list[Row], dic
     total = config.rows
     if draft.total is not None:
         if draft.total <= skip:
-            dropped = ", ".join(f"{count:,} {name}" for name, count in draft.dropped.items() if count) or "none"
+            dropped = shown({name: count for name, count in draft.dropped.items() if name != "kept"})
             raise PosttrainError(
                 f"{ctx.inputs['source'].reference}: {draft.total} texts can be used (dropped: {dropped}); more than "
                 f"{skip}, those that are skipped, are needed. Give another source, or a smaller skip."

@@ -18,12 +18,12 @@ from posttrain.chain.identity import HowNotWhat, sha256_file
 from posttrain.chain.stage import InputPath, Metrics, Stage, StageContext, StepConfig
 from posttrain.engines.budget import Budget, limit_of
 from posttrain.engines.endpoint import api_key
-from posttrain.errors import PosttrainError
-from posttrain.rows import Row, read_rows, write_rows
+from posttrain.rows import Row, read_rows
 from posttrain.stages.data_card import Making, write_card
 from posttrain.stages.drafting import check_source, drafted
 from posttrain.stages.hygiene import HELD_OUT, ScoreFilters, fit, unleaked, well_scored, without_pii
 from posttrain.stages.pair_scores import PairsJudge
+from posttrain.stages.splits import shown, write_splits
 from posttrain.stages.teacher_cost import teacher_calls
 from posttrain.stages.teachers import TEACHER, Asked, TeacherEndpoint, Teachers, teachers
 from posttrain.stages.teaching import SamplingSettings, check_template
@@ -172,8 +172,7 @@ def run(config: GenerateConfig, ctx: StageContext) -> Metrics:
     rows, low, judged = well_scored(rows, config.filters, config.judge, ctx)
     rows, leaked, overlaps = unleaked(rows, config.near_duplicates, prompts, config.decontaminate, ctx)
     counts.update({**unfit, **low, **leaked})
-    _check_size(config, rows, counts)
-    kept = _written(config, rows, ctx)
+    kept = write_splits(rows, config.test_size, counts, "generate", ctx.out)
     write_card(config, kept, Making(made, counts, overlaps, taught.spend), ctx)
     return {
         **_metrics(config, kept, {**counts, "control strings removed": stripped}, ctx),
@@ -184,27 +183,6 @@ def run(config: GenerateConfig, ctx: StageContext) -> Metrics:
     }
 
 
-def _check_size(config: GenerateConfig, rows: Sequence[Row], counts: Mapping[str, int]) -> None:
-    if len(rows) < 2 * config.test_size:
-        raise PosttrainError(
-            f"generate: {len(rows)} rows are left ({_shown(counts)}); at least {2 * config.test_size} are needed "
-            "(twice test_size). Make more rows, give a larger source, or lower test_size."
-        )
-
-
-def _written(config: GenerateConfig, rows: Sequence[Row], ctx: StageContext) -> dict[str, list[Row]]:
-    """The rows of each split, written."""
-    every = len(rows) // config.test_size  # from all over: a corpus is rarely in random order
-    held_out = set(range(0, every * config.test_size, every))
-    splits = {
-        "train": [row for at, row in enumerate(rows) if at not in held_out],
-        "test": [row for at, row in enumerate(rows) if at in held_out],
-    }
-    for name, part in splits.items():
-        write_rows(ctx.out / f"{name}.jsonl", part)
-    return splits
-
-
 def _metrics(
     config: GenerateConfig, splits: Mapping[str, Sequence[Row]], counts: Mapping[str, int], ctx: StageContext
 ) -> Metrics:
@@ -212,7 +190,7 @@ def _metrics(
     by = ", ".join(_shown_teacher(config, one, ctx) for one in config.asked)
     summary = f"{kept:,} rows by {config.generator}{f', answered by {by}' if by else ''}"
     return {
-        "summary": f"{summary}, {config.test_size} held out; dropped: {_shown(counts)}",
+        "summary": f"{summary}, {config.test_size} held out; dropped: {shown(counts)}",
         "rows": kept,
         "rows_held_out": config.test_size,
         "counts": dict(counts),
@@ -231,10 +209,6 @@ def _unanswered(row: Row) -> Row:
     from data_gen.generator import own_request
 
     return {**row, "messages": own_request(row)}
-
-
-def _shown(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "none"
 
 
 def _strip(rows: Sequence[Row]) -> int:
@@ -274,6 +248,8 @@ GENERATE = Stage(
         "posttrain/stages/teaching.py",
         "posttrain/stages/teaching_rows.py",
         "posttrain/stages/remote_teaching.py",
+        "posttrain/stages/hygiene.py",
+        "posttrain/stages/splits.py",
         "posttrain/engines/transformers_engine.py",
         "posttrain/lm/chat.py",
         "posttrain/lm/models.py",

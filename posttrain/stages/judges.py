@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from pydantic import AfterValidator, Field
 
 from posttrain.chain.identity import HowNotWhat
+from posttrain.chain.references import ENDPOINT
 from posttrain.chain.stage import Config
 from posttrain.engines.budget import Budget, limit_of
 from posttrain.engines.endpoint import Endpoint, EndpointSettings
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from eval.rubric import Rubric
     from eval.verdict import Judge
 
-RULE, PANEL, REMOTE = "rule", "panel", "openai:"
+RULE, PANEL, REMOTE = "rule", "panel", ENDPOINT
 
 
 class JudgeEndpoint(EndpointSettings):
