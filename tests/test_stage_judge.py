@@ -34,11 +34,8 @@ def knowing(prompts: Mapping[str, Any], completions: Sequence[Any], training: Se
 
 def samples(folder: Path, texts: Mapping[str, str | None]) -> Input:
     folder.mkdir(parents=True, exist_ok=True)
-    made = [
-        {"id": key, "sample": 0, "prompt": "p", "text": text, "stopped": True, "tokens": 1}
-        for key, text in texts.items()
-    ]
-    write_rows(folder / "completions.jsonl", made)
+    row = {"sample": 0, "prompt": "p", "stopped": True, "tokens": 1}
+    write_rows(folder / "completions.jsonl", ({"id": key, "text": text, **row} for key, text in texts.items()))
     return given(folder)
 
 
